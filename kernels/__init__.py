@@ -1,0 +1,1 @@
+"""Kernels: arrays in, arrays out; each directory holds its definition, its fast path and its derivation."""
