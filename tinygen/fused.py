@@ -1,0 +1,216 @@
+"""Kernel + law = an operation closed under differentiation.
+
+Double backward stops being free at the first hand-written kernel: one whose saved statistics count as constants gives
+a second derivative that is wrong, and raises nothing. So every kernel has a *law*: the same maths in plain operations.
+
+    group_norm = fused(law, forward=K.forward, vjp={("x", "w", "b"): K.backward})
+
+- The forward kernel makes y, and may leave a hint (its statistics) for its own backward kernel.
+- The backward kernel makes the gradients; it is an operation too, named `<name>_grad`, and its law is *derived*: the
+  gradient of the parent's law. Differentiating it runs that law, at any order.
+- Where the kernel does not apply (float64, or what `takes` refuses), and where `impl="law"` is asked for, the law runs.
+
+The law is the specification, the test oracle, the float64 path, and the source of every higher derivative.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from . import tape
+from .tape import Op, grad, pull, recording
+from .tensor import Tensor, wrap
+
+
+class FusedOp(Op):
+    """An Op whose forward is a kernel and whose meaning is `law`. Call it with impl="law" or impl="kernel" to force one."""
+
+    law: Callable
+    takes: Callable
+
+    def __call__(self, *inputs, impl: str | None = None, **attrs):
+        if impl not in (None, "law", "kernel"):
+            raise ValueError(f"{self.name}: impl is 'law' or 'kernel', not {impl!r}.")
+        inputs, attrs = tape.trace.bind(self, inputs, attrs)
+        inputs = tuple(t if type(t) is Tensor else tape.trace.constant(self, t) for t in inputs)
+        if impl == "law" or impl is None and not self.takes(*inputs, **attrs):
+            attrs = self.defaults | attrs
+            if self.prepare is not None:
+                try:
+                    attrs = self.prepare(*(t.data if isinstance(t, Tensor) else t for t in inputs), **attrs)
+                except (ValueError, TypeError, tape.TinygenError) as error:
+                    tape.trace.explain(error, self, inputs, [getattr(t, "data", t) for t in inputs], attrs)
+            return self.law(*inputs, **attrs)
+        return super().__call__(*inputs, **attrs)
+
+
+def float32_only(*inputs, **attrs) -> bool:
+    """The usual condition for a kernel: every float input is float32."""
+    return all(t.dtype.kind != "f" or t.dtype.itemsize == 4 for t in inputs if isinstance(t, Tensor))
+
+
+def fused(law: Callable, *, name: str, forward: Callable, vjp: dict[tuple[str, ...], Callable], flops: Callable,
+          takes: Callable = float32_only, prepare: Callable | None = None) -> FusedOp:
+    """Make an operation of a law and its kernels.
+
+    law(*tensors, **attrs) -> Tensor: the definition, in operations of the tape; its signature and docstring become
+    the operation's. forward(*arrays, **attrs) -> (y, hint). vjp: {inputs: backward}, one entry, with
+    backward(g, *arrays, hint=…, **attrs) -> one gradient for each of those inputs. Inputs not named there get none.
+    takes(*tensors, **attrs): does the kernel apply? prepare(*arrays, **attrs) checks and completes the attributes.
+    """
+    kernel = _with_signature(lambda xp, *arrays, **attrs: forward(*arrays, **attrs), law)
+    made = FusedOp(kernel, flops=flops, prepare=prepare, name=name, hint=True)
+    made.law, made.takes = law, takes
+    ((names, backward),) = vjp.items()
+    which = [made.inputs.index(n) for n in names]
+    gradient = _gradient_op(made, which, backward)
+
+    def rule(g, hint, inputs, attrs):
+        return gradient(g, *inputs, hint=hint, **attrs)
+
+    made._attach(names, _spelled_out(rule, made, ["g", "hint"]))
+    return made
+
+
+def _gradient_op(parent: FusedOp, which: list[int], backward: Callable) -> Op:
+    """The operation (g, *inputs) -> gradients of the inputs `which`, with its law derived from the parent's."""
+    inputs, attrs = ", ".join(parent.inputs), ", ".join([*parent.attrs, "hint"])
+    forward = eval(
+        f"lambda xp, gy, {inputs}, *, {attrs}: backward(gy, {inputs}, {', '.join(f'{a}={a}' for a in parent.attrs)}"
+        f"{', ' if parent.attrs else ''}hint=hint)",
+        {"backward": lambda *a, **k: tuple(backward(*a, **k))},
+    )
+
+    def law(gy, *tensors, hint=None, **attrs):
+        """The gradient of the parent's law, as the tape derives it."""
+        with recording(True):
+            leaves = [_own(t) for t in tensors]
+            y = parent.law(*leaves, **attrs)
+            found = pull(y.node, gy, [leaves[i].node for i in which], create_graph=True, through=False)
+        return tuple(_zeros(leaves[i]) if gx is None else gx for i, gx in zip(which, found))
+
+    made = Op(forward, flops=lambda *a, **k: 2 * parent.flops(*a[1:], **{x: v for x, v in k.items() if x != "hint"}),
+              name=f"{parent.name}_grad")
+    made.__doc__ = f"The gradients of {parent.name} with respect to {', '.join(parent.inputs[i] for i in which)}."
+    made.law = law
+    differentiable = ["gy", *(parent.inputs[i] for i in which)]
+
+    def rule(g, inputs, attrs):
+        again = tape._recording  # is this gradient itself to be differentiated?
+        with recording(True):
+            leaves = [_own(t) for t in inputs]
+            outs = law(*leaves, **attrs)
+        targets = [leaves[made.inputs.index(n)].node for n in differentiable]
+        total: list[Tensor | None] = [None] * len(targets)
+        for out, gg in zip(outs, g):  # one walk for each output; they share the recomputed graph
+            for k, found in enumerate(pull(out.node, gg, targets, create_graph=again, retain=True, through=False)):
+                if found is not None:
+                    total[k] = found if total[k] is None else total[k] + found
+        return tuple(total)
+
+    made._attach(tuple(differentiable), _spelled_out(rule, made, ["g"]))
+    return made
+
+
+def _own(t: Any) -> Any:
+    """A tensor's values under a node of their own: connected to the tensor if that is recorded, a leaf if not."""
+    if not isinstance(t, Tensor) or t.dtype.kind != "f":
+        return t
+    from .ops.elementwise import alias
+
+    return alias(t) if t.node is not None else Tensor(t.data, requires_grad=True)
+
+
+def _zeros(t: Tensor) -> Tensor:
+    return wrap(tape.backend.array_module([t.data]).zeros_like(t.data), None)
+
+
+def _with_signature(function: Callable, law: Callable) -> Callable:
+    """`function` with xp before the parameters of `law`, so that Op reads inputs and attributes off it."""
+    xp = inspect.Parameter("xp", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    function.__signature__ = inspect.Signature([xp, *inspect.signature(law).parameters.values()])  # type: ignore
+    function.__doc__ = law.__doc__
+    return function
+
+
+def _spelled_out(rule: Callable, op: Op, first: list[str]) -> Callable:
+    """A rule that asks by name for every input and attribute of `op`, and hands them to `rule` as two groups."""
+    inputs, attrs = list(op.inputs), [a for a in op.attrs if a != "hint"]
+    groups = f"inputs=({''.join(f'{n}, ' for n in inputs)}), attrs=dict({', '.join(f'{a}={a}' for a in attrs)})"
+    code = f"lambda {', '.join([*first, *inputs, *attrs])}: rule({', '.join(first)}, {groups})"
+    return eval(code, {"rule": rule})
+
+
+def recompute(fn: Callable) -> Callable:
+    """Activation checkpointing: run fn without keeping what its operations save, and run it again when the gradient
+    passes (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Same values, same gradients to every
+    order, less memory, one more forward.
+
+    fn(*tensors, **constants) -> Tensor. Tensors that fn uses without being passed (parameters of a module) get their
+    gradients too. fn must be a function of its inputs: draw its randomness from named streams.
+    """
+
+    def run(*inputs, **constants):
+        if not tape._recording:
+            return fn(*inputs, **constants)
+        with recording(True):
+            mark = next(tape._numbers)
+            y = fn(*[_own(t) for t in inputs], **constants)
+        if y.node is None or y.node.id < mark:
+            return y
+        outside = _outside(y.node, mark, {t.node for t in inputs if isinstance(t, Tensor) and t.node is not None})
+        return wrap(y.data, _rerun_node(fn, inputs, constants, outside, y))
+
+    return run
+
+
+class _Rerun:
+    """The operation of a recompute node: its one rule runs the function again and walks back through that."""
+
+    name = "recompute"
+    law = None
+
+    def __init__(self, fn, constants, outside):
+        self.fn, self.constants, self.outside = fn, constants, outside
+
+    def pulls(self, node):
+        return [(tuple(range(len(node.parents))), self.rule)]
+
+    def rule(self, node, g, i):
+        again = tape._recording
+        with recording(True):
+            leaves = [_own(t) for t in node.inputs]
+            y = self.fn(*leaves, **self.constants)
+        own = [t.node if isinstance(t, Tensor) else None for t in leaves]
+        targets = [n for n in own if n is not None] + self.outside
+        found = iter(pull(y.node, g, targets, create_graph=again, through=False))
+        grads = [None if n is None else next(found) for n in own] + list(found)
+        return tuple(grads) if len(grads) > 1 else grads[0]
+
+
+def _outside(root, mark: int, inputs: set) -> list:
+    """The nodes older than `mark` that the graph below `root` reaches, other than the function's own inputs."""
+    seen, stack, found = {root}, [root], {}
+    while stack:
+        for parent in stack.pop().parents:
+            if parent is None or parent in seen:
+                continue
+            seen.add(parent)
+            if parent.id > mark:
+                stack.append(parent)
+            else:
+                found[parent] = True
+    return sorted((n for n in found if n not in inputs), key=lambda n: n.id)
+
+
+def _rerun_node(fn, inputs, constants, outside, y):
+    node = tape.leaf(y.shape, y.dtype)
+    node.op, node.inputs = _Rerun(fn, constants, outside), list(inputs)
+    node.parents = [t.node if isinstance(t, Tensor) else None for t in inputs] + outside
+    node.site = tape.trace.call_site()
+    return node
+
+
+__all__ = ["FusedOp", "float32_only", "fused", "grad", "recompute"]

@@ -1,0 +1,302 @@
+"""The tape: how an operation is recorded, and how `grad` walks the record backwards. Read this file first.
+
+An operation is a function of arrays, with one rule per input beside it:
+
+    @op(flops=lambda x: 6 * x.size)
+    def tanh(xp, x):
+        "y = tanh x"
+        return xp.tanh(x)
+    tanh.vjp(x=lambda g, y: g * (1 - y * y))
+
+The forward sees arrays only (`xp` is numpy or cupy). A rule sees Tensors only, so a rule is itself recorded when
+`create_graph=True`, and the gradient of a gradient comes for free, to any order. The names of a rule's parameters are
+all that is kept for it: `g` the cotangent, `y` the output, an input's name, an attribute, `<input>_shape`,
+`<input>_dtype`. They are read once, here, when the rule is defined; an unknown name is an error at import.
+
+Every Node carries a number, larger than its parents' numbers: descending numbers are a topological order, so the
+walk needs no recursion. A leaf that is changed in place gets a new number (`renew`); meeting a parent that is
+younger than its child therefore proves that a saved value is no longer the one that was used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import backend, trace
+from .errors import GradientError, ShapeError, StaleGraphError, TinygenError, UnusedParameterError
+from .rules import Rules
+from .tensor import Tensor, wrap
+
+registry: dict[str, Op] = {}  # name -> Op, every operation there is
+_recording = True
+_observer: Callable | None = None  # called as observer(op, arrays, y, attrs, node) after every operation
+_pulling: Node | None = None  # the node whose rule is running, for observers and error messages
+_numbers = itertools.count(1)
+_number = operator.attrgetter("id")
+_SCALARS = frozenset({float, int, bool})
+_FREED: Any = object()
+
+
+class Node:
+    """One recorded operation: what it was, what it came from, and what its rules asked to keep."""
+
+    __slots__ = ("op", "id", "parents", "attrs", "inputs", "output", "shapes", "hint", "shape", "dtype", "name", "site")
+
+    def free(self) -> None:
+        """Let go of what was kept for the rules. A node that had kept something cannot be walked again."""
+        if self.inputs is not None or self.output is not None:
+            self.inputs, self.output, self.hint = _FREED, None, None
+
+    def __repr__(self) -> str:
+        made = self.op.name if self.op else f"leaf {self.name or ''}"
+        return f"Node({self.id}: {made} {self.shape})"
+
+
+def leaf(shape, dtype) -> Node:
+    """The node of a tensor that gradients end at."""
+    node = Node()
+    node.op, node.id, node.parents, node.attrs = None, next(_numbers), (), {}
+    node.inputs = node.output = node.shapes = node.hint = node.name = node.site = None
+    node.shape, node.dtype = shape, dtype
+    return node
+
+
+def renew(node: Node) -> None:
+    """Mark a leaf as changed in place: graphs recorded before now are stale."""
+    node.id = next(_numbers)
+
+
+@contextlib.contextmanager
+def recording(on: bool):
+    global _recording
+    before, _recording = _recording, on
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+def no_grad():
+    """Context manager: nothing is recorded inside, so nothing is kept and no gradient flows."""
+    return recording(False)
+
+
+@contextlib.contextmanager
+def observe(observer: Callable):
+    """Context manager: call observer(op, arrays, y, attrs, node) after every operation. The one hook of `audit`."""
+    global _observer
+    before, _observer = _observer, observer
+    try:
+        yield observer
+    finally:
+        _observer = before
+
+
+class Op(Rules):
+    """An operation: a forward over arrays and, for each input, a rule over Tensors.
+
+    name, inputs, attrs (keyword-only parameters of the forward), rules (input or tuple of inputs -> rule),
+    flops(*arrays, **attrs) -> number, law (of a fused op: the same maths in plain ops; else None).
+    """
+
+    law: Callable | None = None
+
+    def __init__(self, forward: Callable, flops: Callable | None = None, prepare: Callable | None = None,
+                 name: str | None = None, hint: bool = False):
+        self.forward, self.flops, self.prepare, self.hint = forward, flops, prepare, hint
+        self.name, self.__doc__ = name or forward.__name__, forward.__doc__
+        super().__init__(forward)
+        registry[self.name] = self
+
+    def __call__(self, *inputs, **attrs):
+        if len(inputs) != self._arity or attrs and not attrs.keys() <= self._attr_names:
+            inputs, attrs = trace.bind(self, inputs, attrs)
+        if self.defaults:
+            attrs = self.defaults | attrs
+        arrays, parents, mask, bit = [], [], 0, 1
+        for t in inputs:
+            if type(t) is Tensor:
+                arrays.append(t.data)
+                parents.append(t.node)
+                if t.node is not None:
+                    mask |= bit
+            elif t is None or type(t) in _SCALARS:  # Python scalars are weak: they take the arrays' dtype
+                arrays.append(t)
+                parents.append(None)
+            else:
+                return self(*(trace.constant(self, t) for t in inputs), **attrs)
+            bit += bit
+        xp = np if backend.cupy is None else backend.array_module(arrays)
+        try:
+            if self.prepare is not None:
+                attrs = self.prepare(*arrays, **attrs)
+            y = self.forward(xp, *arrays, **attrs)
+        except (ValueError, TypeError, IndexError, TinygenError) as error:
+            trace.explain(error, self, inputs, arrays, attrs)
+        hint = None
+        if self.hint:
+            y, hint = y
+        if type(y) is not np.ndarray and type(y) is not tuple and not backend.is_array(y):
+            y = np.asarray(y)  # NumPy reductions return scalars
+        if bit > 2:
+            trace.check_dtypes(self, inputs, arrays, y)
+        node = self._record(inputs, arrays, parents, attrs, mask, y, hint) if mask and _recording else None
+        if _observer is not None:
+            _observer(self, arrays, y, attrs, node)
+        if type(y) is tuple:
+            return tuple([wrap(part, node and _output(node, k)) for k, part in enumerate(y)])
+        return wrap(y, node)
+
+    def _record(self, inputs, arrays, parents, attrs, mask, y, hint) -> Node | None:
+        if mask & self._constant_mask:
+            parents = [p if linked else None for p, linked in zip(parents, self._linked)]
+            mask &= ~self._constant_mask
+        if not mask:
+            return None
+        keep, keep_y, keep_shapes = self._plans.get(mask) or self.plan(mask)
+        node = Node()
+        node.op, node.id, node.parents, node.attrs, node.hint, node.name = self, next(_numbers), parents, attrs, hint, None
+        node.inputs = keep and [t if k else None for t, k in zip(inputs, keep)] if not self.variadic else keep and inputs
+        node.output = y if keep_y else None
+        node.shapes = [np.shape(a) for a in arrays] if keep_shapes else None
+        if type(y) is tuple:
+            node.shape, node.dtype = [part.shape for part in y], y[0].dtype
+        else:
+            node.shape, node.dtype = y.shape, y.dtype
+        node.site = trace.call_site()
+        return node
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}({', '.join(self.inputs)}{' | ' if self.attrs else ''}{', '.join(self.attrs)})>"
+
+
+def op(forward: Callable | None = None, **options):
+    """Make a forward function an operation: `@op` or `@op(flops=…, prepare=…)`. See Op."""
+    return Op(forward, **options) if forward is not None else lambda f: Op(f, **options)
+
+
+def _output(node: Node, k: int) -> Node:
+    """The node of output k of an operation with several outputs: its cotangent goes to slot k of `node`."""
+    part = leaf(node.shape[k], node.dtype)
+    part.op, part.parents, part.attrs, part.site = _OUTPUT, [node], {"k": k}, node.site
+    return part
+
+
+class _Output:
+    """The link from an operation with several outputs to one of them."""
+
+    name = "output"
+
+
+_OUTPUT: Any = _Output()
+
+
+# the walk back
+
+
+def grad(y: Tensor, xs, g: Tensor | None = None, create_graph: bool = False, allow_unused: bool = False,
+         retain_graph: bool = False):
+    """The gradient of y with respect to xs: a Tensor, a list (tuple) or a dict of them; comes back in the same form.
+
+    g: the cotangent, of y's shape; may be left out where y is a single number. create_graph: record the gradient
+    too, so that it can be differentiated again. What the graph kept is freed as the walk goes by, unless
+    create_graph or retain_graph. A tensor that y does not depend on raises UnusedParameterError by name, or gives
+    None with allow_unused=True. Operations that lead to none of xs are not visited.
+    """
+    names = list(xs) if isinstance(xs, dict) else range(len(xs)) if isinstance(xs, (list, tuple)) else None
+    wanted = [xs] if names is None else [xs[k] for k in names]
+    for k, x in enumerate(wanted):
+        if x.node is None:
+            which = "" if names is None else f" {names[k]!r}"
+            raise GradientError(f"grad: the tensor{which} {x.shape} was not made with requires_grad=True and was not "
+                                "computed from one that was (or was computed under no_grad, or detached).")
+    if g is None:
+        if y.size != 1:
+            raise ShapeError(f"grad of a result of shape {y.shape} needs its cotangent g of that shape; "
+                             "only a single number, such as a mean, has g = 1 by itself.")
+        g = wrap(backend.array_module([y.data]).ones_like(y.data), None)
+    elif not isinstance(g, Tensor):
+        g = Tensor(g)
+    if g.shape != y.shape or g.dtype != y.dtype:
+        raise ShapeError(f"grad: the cotangent g is {g.shape} {g.dtype}, the result is {y.shape} {y.dtype}.")
+    found = pull(y.node, g, [x.node for x in wanted], create_graph, create_graph or retain_graph)
+    for k, gx in enumerate(found):
+        if gx is None and not allow_unused:
+            which = "" if names is None else repr(names[k])
+            raise UnusedParameterError(f"grad: the result does not depend on {which or wanted[k].name or 'the tensor'} "
+                                       f"{wanted[k].shape}; pass allow_unused=True to get None for it.")
+    return found[0] if names is None else dict(zip(names, found)) if isinstance(xs, dict) else found
+
+
+def pull(root: Node | None, g, wanted: list[Node], create_graph=False, retain=False, through=True) -> list[Tensor | None]:
+    """Pull the cotangent g of `root` back to the wanted nodes. through: go on past a wanted node to those before it."""
+    global _pulling
+    if root is None:
+        return [None] * len(wanted)
+    path = _path(root, wanted, through)
+    targets = set(wanted)
+    cotangents: dict[Node, Any] = {root: g}
+    before = _pulling
+    with recording(create_graph):
+        for node in sorted(path, key=_number, reverse=True):
+            if node not in cotangents or node.op is None or node in targets and not through:
+                continue
+            g = cotangents[node] if node in targets else cotangents.pop(node)
+            if node.op is _OUTPUT:
+                (whole,) = node.parents
+                cotangents.setdefault(whole, [None] * len(whole.shape))[node.attrs["k"]] = g
+                continue
+            if node.inputs is _FREED:
+                raise StaleGraphError(f"grad: what {trace.where(node)} had kept was freed by an earlier grad; pass "
+                                      "retain_graph=True to all but the last grad through the same graph.")
+            if type(g) is list:
+                g = tuple([wrap(np.zeros(s, node.dtype), None) if p is None else p for p, s in zip(g, node.shape)])
+            _pulling = node
+            for which, rule in node.op.pulls(node):
+                if not any(node.parents[i] in path for i in which):
+                    continue
+                gxs = rule(node, g, which[0])
+                for i, gx in zip(which, gxs if len(which) > 1 else (gxs,)):
+                    parent = node.parents[i]
+                    if parent not in path or gx is None:
+                        continue
+                    if gx.shape != parent.shape or gx.dtype != parent.dtype:
+                        raise GradientError(f"the rule of {node.op.name} gave a gradient {gx.shape} {gx.dtype} for "
+                                            f"input {i}, which is {parent.shape} {parent.dtype}.")
+                    sum_so_far = cotangents.get(parent)
+                    cotangents[parent] = gx if sum_so_far is None else sum_so_far + gx
+            if not retain:
+                node.free()
+            _pulling = before
+    return [cotangents.get(node) for node in wanted]
+
+
+def _path(root: Node, wanted: list[Node], through: bool) -> set[Node]:
+    """The nodes between root and the wanted ones, both included. Raises StaleGraphError for a changed leaf."""
+    oldest = min([n.id for n in wanted])
+    stop = () if through else set(wanted)
+    seen, stack = {root}, [root]
+    while stack:
+        node = stack.pop()
+        if node in stop:
+            continue
+        for parent in node.parents:
+            if parent is None:
+                continue
+            if parent.id > node.id:
+                raise StaleGraphError(f"grad: {parent.name or 'a leaf'} {parent.shape} was changed in place after "
+                                      f"{trace.where(node)} had used it; take all gradients before the update.")
+            if parent.id >= oldest and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    path = {n for n in wanted if n in seen}
+    for node in sorted(seen, key=_number):
+        if node not in path and not path.isdisjoint(node.parents):
+            path.add(node)
+    return path
