@@ -67,7 +67,7 @@ class Rules:
         where = tuple(self.inputs.index(name) for name in names)
         for i in where:
             self._linked[i] = True
-            self._asked[i] |= set(wants)
+            self._asked[i] |= {want for want, source in zip(wants, sources) if not source.endswith("].shape")}
             self._constant_mask &= ~(1 << i)
         if self.variadic:
             self._constant_mask = 0
@@ -102,15 +102,20 @@ class Rules:
         )
 
     def plan(self, mask: int) -> tuple:
-        """What to keep when the inputs in the bit mask need a gradient: (which inputs or None, y?, shapes?)."""
+        """What to keep when the inputs in the bit mask need a gradient: (inputs -> those kept, or None; y?; shapes?).
+
+        Another input's shape is kept; an input's own shape and dtype are on its node already.
+        """
         if mask not in self._plans:
             asked: set[str] = set()
             for i, wants in enumerate(self._asked):
                 if self.variadic or mask >> i & 1:
                     asked |= wants
-            keep = tuple(name in asked for name in self.inputs)
-            shapes = any(f"{name}_shape" in asked for name in self.inputs)
-            self._plans[mask] = (keep if any(keep) else None, "y" in asked, shapes)
+            kept = [f"t[{i}]" if name in asked else "None" for i, name in enumerate(self.inputs)]
+            keep = None
+            if any(k != "None" for k in kept):
+                keep = (lambda t: t) if self.variadic or "None" not in kept else eval(f"lambda t: ({', '.join(kept)},)")
+            self._plans[mask] = keep, "y" in asked, any(f"{name}_shape" in asked for name in self.inputs)
         return self._plans[mask]
 
     def pulls(self, node) -> list[tuple[tuple[int, ...], Callable]]:

@@ -38,6 +38,7 @@ _recording = True
 _observer: Callable | None = None  # called as observer(op, arrays, y, attrs, node) after every operation
 _pulling: Node | None = None  # the node whose rule is running, for observers and error messages
 _numbers = itertools.count(1)
+ndarray, new_tensor = np.ndarray, Tensor.__new__
 _number = operator.attrgetter("id")
 _SCALARS = frozenset({float, int, bool})
 _FREED: Any = object()
@@ -46,7 +47,8 @@ _FREED: Any = object()
 class Node:
     """One recorded operation: what it was, what it came from, and what its rules asked to keep."""
 
-    __slots__ = ("op", "id", "parents", "attrs", "inputs", "output", "shapes", "hint", "shape", "dtype", "name", "site")
+    __slots__ = ("op", "id", "parents", "attrs", "inputs", "output", "shapes", "hint", "shape", "dtype", "site")
+    name: str | None = None
 
     def free(self) -> None:
         """Let go of what was kept for the rules. A node that had kept something cannot be walked again."""
@@ -58,11 +60,19 @@ class Node:
         return f"Node({self.id}: {made} {self.shape})"
 
 
-def leaf(shape, dtype) -> Node:
-    """The node of a tensor that gradients end at."""
-    node = Node()
+class Leaf(Node):
+    """The node of a tensor that gradients end at; a parameter gets its name from its module."""
+
+    __slots__ = ("name",)
+
+
+def leaf(shape, dtype, kind: type[Node] = Leaf) -> Any:
+    """A node without an operation."""
+    node = kind()
     node.op, node.id, node.parents, node.attrs = None, next(_numbers), (), {}
-    node.inputs = node.output = node.shapes = node.hint = node.name = node.site = None
+    node.inputs = node.output = node.shapes = node.hint = node.site = None
+    if kind is Leaf:
+        node.name = None
     node.shape, node.dtype = shape, dtype
     return node
 
@@ -119,52 +129,58 @@ class Op(Rules):
             inputs, attrs = trace.bind(self, inputs, attrs)
         if self.defaults:
             attrs = self.defaults | attrs
-        arrays, parents, mask, bit = [], [], 0, 1
+        arrays, parents, mask, bit, dtype, mixed = [], [], 0, 1, None, False
         for t in inputs:
             if type(t) is Tensor:
-                arrays.append(t.data)
-                parents.append(t.node)
-                if t.node is not None:
+                array, node = t.data, t.node
+                if array.dtype is not dtype:
+                    mixed, dtype = dtype is not None, array.dtype
+                if node is not None:
                     mask |= bit
+                arrays.append(array)
+                parents.append(node)
             elif t is None or type(t) in _SCALARS:  # Python scalars are weak: they take the arrays' dtype
                 arrays.append(t)
                 parents.append(None)
             else:
-                return self(*(trace.constant(self, t) for t in inputs), **attrs)
+                return self(*[trace.constant(self, t) for t in inputs], **attrs)
             bit += bit
         xp = np if backend.cupy is None else backend.array_module(arrays)
         try:
             if self.prepare is not None:
                 attrs = self.prepare(*arrays, **attrs)
-            y = self.forward(xp, *arrays, **attrs)
+            y = self.forward(xp, *arrays, **attrs) if attrs else self.forward(xp, *arrays)
         except (ValueError, TypeError, IndexError, TinygenError) as error:
             trace.explain(error, self, inputs, arrays, attrs)
         hint = None
         if self.hint:
             y, hint = y
-        if type(y) is not np.ndarray and type(y) is not tuple and not backend.is_array(y):
+        if type(y) is not ndarray and type(y) is not tuple and not backend.is_array(y):
             y = np.asarray(y)  # NumPy reductions return scalars
-        if bit > 2:
+        if mixed:
             trace.check_dtypes(self, inputs, arrays, y)
-        node = self._record(inputs, arrays, parents, attrs, mask, y, hint) if mask and _recording else None
+        node = None
+        if mask and _recording:
+            if mask & self._constant_mask:
+                parents = [p if linked else None for p, linked in zip(parents, self._linked)]
+                mask &= ~self._constant_mask
+            if mask:
+                node = self._record(inputs, parents, attrs, mask, y, hint)
         if _observer is not None:
             _observer(self, arrays, y, attrs, node)
         if type(y) is tuple:
             return tuple([wrap(part, node and _output(node, k)) for k, part in enumerate(y)])
-        return wrap(y, node)
+        out = new_tensor(Tensor)  # wrap(y, node), spelled out: this line runs at every operation
+        out.data, out.node = y, node
+        return out
 
-    def _record(self, inputs, arrays, parents, attrs, mask, y, hint) -> Node | None:
-        if mask & self._constant_mask:
-            parents = [p if linked else None for p, linked in zip(parents, self._linked)]
-            mask &= ~self._constant_mask
-        if not mask:
-            return None
+    def _record(self, inputs, parents, attrs, mask, y, hint) -> Node:
         keep, keep_y, keep_shapes = self._plans.get(mask) or self.plan(mask)
         node = Node()
-        node.op, node.id, node.parents, node.attrs, node.hint, node.name = self, next(_numbers), parents, attrs, hint, None
-        node.inputs = keep and [t if k else None for t, k in zip(inputs, keep)] if not self.variadic else keep and inputs
+        node.op, node.id, node.parents, node.attrs, node.hint = self, next(_numbers), parents, attrs, hint
+        node.inputs = keep and keep(inputs)
         node.output = y if keep_y else None
-        node.shapes = [np.shape(a) for a in arrays] if keep_shapes else None
+        node.shapes = [np.shape(t) if type(t) in _SCALARS else t.shape for t in inputs] if keep_shapes else None
         if type(y) is tuple:
             node.shape, node.dtype = [part.shape for part in y], y[0].dtype
         else:
@@ -183,7 +199,7 @@ def op(forward: Callable | None = None, **options):
 
 def _output(node: Node, k: int) -> Node:
     """The node of output k of an operation with several outputs: its cotangent goes to slot k of `node`."""
-    part = leaf(node.shape[k], node.dtype)
+    part = leaf(node.shape[k], node.dtype, Node)
     part.op, part.parents, part.attrs, part.site = _OUTPUT, [node], {"k": k}, node.site
     return part
 
@@ -236,45 +252,58 @@ def grad(y: Tensor, xs, g: Tensor | None = None, create_graph: bool = False, all
 
 def pull(root: Node | None, g, wanted: list[Node], create_graph=False, retain=False, through=True) -> list[Tensor | None]:
     """Pull the cotangent g of `root` back to the wanted nodes. through: go on past a wanted node to those before it."""
-    global _pulling
+    global _pulling, _recording
     if root is None:
         return [None] * len(wanted)
-    path = _path(root, wanted, through)
-    targets = set(wanted)
+    path, targets = _path(root, wanted, through), set(wanted)
     cotangents: dict[Node, Any] = {root: g}
-    before = _pulling
-    with recording(create_graph):
+    before = _pulling, _recording
+    _recording = create_graph
+    try:
         for node in sorted(path, key=_number, reverse=True):
-            if node not in cotangents or node.op is None or node in targets and not through:
+            if node not in cotangents or node.op is None or not through and node in targets:
                 continue
             g = cotangents[node] if node in targets else cotangents.pop(node)
+            parents = node.parents
             if node.op is _OUTPUT:
-                (whole,) = node.parents
-                cotangents.setdefault(whole, [None] * len(whole.shape))[node.attrs["k"]] = g
+                cotangents.setdefault(parents[0], [None] * len(parents[0].shape))[node.attrs["k"]] = g
                 continue
             if node.inputs is _FREED:
                 raise StaleGraphError(f"grad: what {trace.where(node)} had kept was freed by an earlier grad; pass "
                                       "retain_graph=True to all but the last grad through the same graph.")
             if type(g) is list:
-                g = tuple([wrap(np.zeros(s, node.dtype), None) if p is None else p for p, s in zip(g, node.shape)])
+                g = _fill(g, node)
             _pulling = node
             for which, rule in node.op.pulls(node):
-                if not any(node.parents[i] in path for i in which):
-                    continue
-                gxs = rule(node, g, which[0])
-                for i, gx in zip(which, gxs if len(which) > 1 else (gxs,)):
-                    parent = node.parents[i]
-                    if parent not in path or gx is None:
-                        continue
-                    if gx.shape != parent.shape or gx.dtype != parent.dtype:
-                        raise GradientError(f"the rule of {node.op.name} gave a gradient {gx.shape} {gx.dtype} for "
-                                            f"input {i}, which is {parent.shape} {parent.dtype}.")
-                    sum_so_far = cotangents.get(parent)
-                    cotangents[parent] = gx if sum_so_far is None else sum_so_far + gx
+                if len(which) == 1:
+                    if parents[which[0]] in path:
+                        _accumulate(cotangents, node, which[0], rule(node, g, which[0]))
+                elif not path.isdisjoint([parents[i] for i in which]):
+                    for i, gx in zip(which, rule(node, g, None)):
+                        if parents[i] in path:
+                            _accumulate(cotangents, node, i, gx)
             if not retain:
                 node.free()
-            _pulling = before
+    finally:
+        _pulling, _recording = before
     return [cotangents.get(node) for node in wanted]
+
+
+def _accumulate(cotangents: dict, node: Node, i: int, gx: Tensor | None) -> None:
+    """Add the gradient gx that `node` sends to its input i."""
+    if gx is None:
+        return
+    parent = node.parents[i]
+    if gx.data.shape != parent.shape or gx.data.dtype != parent.dtype:
+        raise GradientError(f"the rule of {node.op.name} gave a gradient {gx.shape} {gx.dtype} for its input {i}, "
+                            f"which is {parent.shape} {parent.dtype}.")
+    cotangents[parent] = cotangents[parent] + gx if parent in cotangents else gx
+
+
+def _fill(g: list, node: Node) -> tuple:
+    """The cotangents of an operation with several outputs; zeros for those that nothing depends on."""
+    xp = backend.array_module([p.data for p in g if p is not None])
+    return tuple([wrap(xp.zeros(s, node.dtype), None) if p is None else p for p, s in zip(g, node.shape)])
 
 
 def _path(root: Node, wanted: list[Node], through: bool) -> set[Node]:
@@ -295,8 +324,8 @@ def _path(root: Node, wanted: list[Node], through: bool) -> set[Node]:
             if parent.id >= oldest and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
-    path = {n for n in wanted if n in seen}
+    path = seen.intersection(wanted)
     for node in sorted(seen, key=_number):
-        if node not in path and not path.isdisjoint(node.parents):
+        if not path.isdisjoint(node.parents):
             path.add(node)
     return path

@@ -33,7 +33,7 @@ def _is_inside(filename: str) -> bool:
 
 def call_site() -> tuple[Any, int] | None:
     """(code, offset) of the innermost caller outside the engine; models count as outside."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)
     while frame is not None:
         code = frame.f_code
         name = code.co_filename
