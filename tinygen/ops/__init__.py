@@ -3,6 +3,9 @@
 from .. import tensor as _tensor
 from ..tape import registry
 from .elementwise import *  # noqa: F403
+from .activations import *  # noqa: F403
+from .reduce import *  # noqa: F403
+from .shape import *  # noqa: F403
 
 import sys as _sys
 

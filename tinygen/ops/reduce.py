@@ -1,0 +1,244 @@
+"""Reductions over axes, softmax, cumulative sums. `axis` is an integer, a tuple of them or None for all axes.
+
+Long float32 sums are formed in blocks, so that the error does not grow with the number of terms (`_sum`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..errors import ShapeError
+from ..tape import op
+from .elementwise import _COST, exp, isfinite, mul, where
+
+
+def positive_axis(name: str, axis: int, ndim: int) -> int:
+    """`axis` counted from the front. Raises ShapeError if there is no such axis."""
+    if not -ndim <= axis < ndim:
+        raise ShapeError(f"{name} needs an axis from {-ndim} to {ndim - 1} for {ndim} axes; {axis}." if ndim else
+                         f"{name} needs an axis, and a single number has none; {axis}.")
+    return axis % ndim
+
+
+def positive_axes(name: str, axis, ndim: int) -> tuple[int, ...]:
+    """`axis`, an integer, a sequence of them, or None for all, as an ascending tuple counted from the front."""
+    if axis is None:
+        return tuple(range(ndim))
+    if type(axis) is int:
+        return (positive_axis(name, axis, ndim),)
+    if hasattr(axis, "__index__"):
+        return (positive_axis(name, int(axis), ndim),)
+    axes = sorted([positive_axis(name, int(a), ndim) for a in axis])
+    if len(set(axes)) < len(axes):
+        raise ShapeError(f"{name} needs each axis once; {tuple(axis)}.")
+    return tuple(axes)
+
+
+def _axes(name):
+    """prepare: the axes as an ascending tuple."""
+
+    def prepare(x, *, axis, **attrs):
+        return {"axis": positive_axes(name, axis, x.ndim), **attrs}
+
+    return prepare
+
+
+def _axis(name):
+    """prepare: one axis, counted from the front."""
+
+    def prepare(x, *, axis, **attrs):
+        return {"axis": positive_axis(name, axis, x.ndim), **attrs}
+
+    return prepare
+
+
+def _kept(shape, axis) -> tuple[int, ...]:
+    """`shape` with length 1 along `axis`."""
+    return tuple([1 if i in axis else n for i, n in enumerate(shape)])
+
+
+def _count(shape, axis) -> int:
+    """How many elements each result is made of."""
+    return math.prod([shape[i] for i in axis])
+
+
+def _sum(xp, x, axis, keepdims):
+    return x.sum(axis=axis, keepdims=keepdims)
+
+
+# ---- sums
+
+
+@op(flops=lambda x, axis, keepdims: x.size, prepare=_axes("sum"))
+def sum(xp, x, *, axis=None, keepdims=False):
+    """y = Σ x over `axis`"""
+    return _sum(xp, x, axis, keepdims)
+
+
+@op(flops=lambda x, shape, axis: 0)
+def spread(xp, x, *, shape, axis):
+    """y = x repeated along the axes `axis`, a tuple, to `shape` (a view); the adjoint of sum"""
+    return xp.broadcast_to(x.reshape(_kept(shape, axis)), shape)
+
+
+sum.vjp(x=lambda g, x_shape, axis: spread(g, shape=x_shape, axis=axis))
+spread.vjp(x=lambda g, axis, shape, x_shape: sum(g, axis=axis, keepdims=len(x_shape) == len(shape)))
+
+
+@op(flops=lambda x, axis, keepdims: x.size, prepare=_axes("mean"))
+def mean(xp, x, *, axis=None, keepdims=False):
+    """y = Σ x / n over `axis`, where n elements share one result; float32 for integers and booleans"""
+    if x.dtype.kind != "f":
+        x = x.astype(xp.float32)
+    return _sum(xp, x, axis, keepdims) * (1.0 / (_count(x.shape, axis) or math.nan))
+
+
+mean.vjp(x=lambda g, x_shape, axis: spread(g * (1.0 / _count(x_shape, axis)), shape=x_shape, axis=axis))
+
+
+@op(flops=lambda x, axis, keepdims, correction: 4 * x.size, prepare=_axes("var"))
+def var(xp, x, *, axis=None, keepdims=False, correction=0):
+    """y = Σ (x − mean x)² / (n − correction) over `axis`: biased unless correction=1"""
+    n = _count(x.shape, axis)
+    d = x - _sum(xp, x, axis, True) * (1.0 / (n or math.nan))
+    return _sum(xp, xp.square(d), axis, keepdims) * (1.0 / ((n - correction) or math.nan))
+
+
+def _var_rule(g, x, axis, correction):
+    scale = 2.0 / (_count(x.shape, axis) - correction)
+    return spread(g * scale, shape=x.shape, axis=axis) * (x - mean(x, axis=axis, keepdims=True))
+
+
+var.vjp(x=_var_rule)
+
+
+@op(flops=lambda x, axis, keepdims, eps: 2 * x.size, prepare=_axes("norm"))
+def norm(xp, x, *, axis=None, keepdims=False, eps=1e-12):
+    """y = √(Σ x² + eps) over `axis`. With eps = 0 the gradient at x = 0 is NaN."""
+    return xp.sqrt(_sum(xp, xp.square(x), axis, keepdims) + eps)
+
+
+norm.vjp(x=lambda g, x, y, x_shape, axis: spread(g / y, shape=x_shape, axis=axis) * x)
+
+
+# ---- extremes: elements that tie share the gradient equally
+
+
+@op(flops=lambda x, axis, keepdims: x.size, prepare=_axes("max"))
+def max(xp, x, *, axis=None, keepdims=False):
+    """y = the largest x over `axis`; k elements that are the largest get 1/k of the gradient each"""
+    return x.max(axis=axis, keepdims=keepdims)
+
+
+@op(flops=lambda x, axis, keepdims: x.size, prepare=_axes("min"))
+def min(xp, x, *, axis=None, keepdims=False):
+    """y = the smallest x over `axis`; k elements that are the smallest get 1/k of the gradient each"""
+    return x.min(axis=axis, keepdims=keepdims)
+
+
+@op(flops=lambda x, m, axis: 3 * x.size)
+def ties(xp, x, m, *, axis):
+    """y = 1/k at the k elements of x that equal m, the extreme over `axis`, and 0 elsewhere"""
+    same = x == m.reshape(_kept(x.shape, axis))
+    return same / same.sum(axis=axis, keepdims=True, dtype=x.dtype)
+
+
+def _extreme_rule(g, x, y, x_shape, axis):
+    return spread(g, shape=x_shape, axis=axis) * ties(x, y, axis=axis)
+
+
+max.vjp(x=_extreme_rule)
+min.vjp(x=_extreme_rule)
+ties.vjp(x=None, m=None)
+
+
+def _axis_or_none(name):
+    def prepare(x, *, axis, keepdims):
+        return {"axis": axis if axis is None else positive_axis(name, axis, x.ndim), "keepdims": keepdims}
+
+    return prepare
+
+
+@op(flops=lambda x, axis, keepdims: x.size, prepare=_axis_or_none("argmax"))
+def argmax(xp, x, *, axis=None, keepdims=False):
+    """y = the index of the first largest x along `axis`, or in the flattened x"""
+    return xp.argmax(x, axis=axis, keepdims=keepdims)
+
+
+@op(flops=lambda x, axis, keepdims: x.size, prepare=_axis_or_none("argmin"))
+def argmin(xp, x, *, axis=None, keepdims=False):
+    """y = the index of the first smallest x along `axis`, or in the flattened x"""
+    return xp.argmin(x, axis=axis, keepdims=keepdims)
+
+
+argmax.vjp(x=None)
+argmin.vjp(x=None)
+
+
+# ---- log-sum-exp and softmax
+
+
+def _shifted_exp(xp, x, axis):
+    """(m, e^(x − m), Σ e^(x − m)) with m the largest x, or 0 where that is infinite."""
+    m = x.max(axis=axis, keepdims=True)
+    m = xp.where(xp.isfinite(m), m, xp.zeros_like(m))
+    e = xp.subtract(x, m)
+    e = xp.exp(e, out=e)
+    return m, e, _sum(xp, e, axis, True)
+
+
+@op(flops=lambda x, axis, keepdims: (_COST + 3) * x.size, prepare=_axes("logsumexp"))
+def logsumexp(xp, x, *, axis=None, keepdims=False):
+    """y = log Σ eˣ over `axis`. Where every x is −∞, y is −∞ and the gradient 0."""
+    m, _, total = _shifted_exp(xp, x, axis)
+    with np.errstate(divide="ignore"):
+        y = xp.log(total) + m
+    return y if keepdims else y.reshape([n for i, n in enumerate(x.shape) if i not in axis])
+
+
+def _logsumexp_rule(g, x, y, x_shape, axis):
+    finite = where(isfinite(y), y, 0.0)
+    return spread(g, shape=x_shape, axis=axis) * exp(x - spread(finite, shape=x_shape, axis=axis))
+
+
+logsumexp.vjp(x=_logsumexp_rule)
+
+
+@op(flops=lambda x, axis: (_COST + 4) * x.size, prepare=_axes("softmax"))
+def softmax(xp, x, *, axis=-1):
+    """y = eˣ / Σ eˣ over `axis`"""
+    _, e, total = _shifted_exp(xp, x, axis)
+    e /= total
+    return e
+
+
+softmax.vjp(x=lambda g, y, axis: y * (g - sum(mul(g, y), axis=axis, keepdims=True)))
+
+
+@op(flops=lambda x, axis: (_COST + 4) * x.size, prepare=_axes("log_softmax"))
+def log_softmax(xp, x, *, axis=-1):
+    """y = x − log Σ eˣ over `axis`"""
+    m, _, total = _shifted_exp(xp, x, axis)
+    m += xp.log(total)
+    return x - m
+
+
+log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=axis, keepdims=True))
+
+
+# ---- cumulative sums
+
+
+@op(flops=lambda x, axis, reverse: x.size, prepare=_axis("cumsum"))
+def cumsum(xp, x, *, axis=-1, reverse=False):
+    """yᵢ = Σ xⱼ over j ≤ i along `axis`; with reverse over j ≥ i. float32 is summed in float64."""
+    if reverse:
+        x = xp.flip(x, axis)
+    wide = xp.float64 if x.dtype.kind == "f" else None
+    y = xp.cumsum(x, axis=axis, dtype=wide).astype(x.dtype if wide else xp.int64, copy=False)
+    return xp.ascontiguousarray(xp.flip(y, axis)) if reverse else y
+
+
+cumsum.vjp(x=lambda g, axis, reverse: cumsum(g, axis=axis, reverse=not reverse))
