@@ -1,6 +1,59 @@
 """tinygen: a small deep-learning engine whose every operation can be read, checked and traced, and the generative
 image models on top of it. Start reading at tape.py."""
 
-from . import backend, errors, ops
-from .tape import grad, no_grad
-from .tensor import Tensor
+import importlib
+import os
+
+# On two cores, pools that wait by spinning (libgomp under Numba, OpenBLAS under NumPy) take each other's time slices:
+# measured, the same convolution took 4 or 16 ms. Passive waiting must be set before the pool starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from . import backend, errors, ops  # noqa: E402
+from .backend import device, devices  # noqa: E402
+from .errors import (  # noqa: E402
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    DtypeError,
+    GradientError,
+    NonFiniteError,
+    ShapeError,
+    StaleGraphError,
+    TinygenError,
+    UnusedParameterError,
+    UserError,
+)
+from .fused import recompute  # noqa: E402
+from .tape import grad, no_grad  # noqa: E402
+from .tensor import Tensor  # noqa: E402
+
+__version__ = "0.1.0"
+
+# Imported when first used, so that `import tinygen` stays quick: they bring Numba, SciPy or Pillow with them.
+_LATER = {
+    "Rng": ".rng", "audit": ".audit", "check": ".audit.check", "checkpoint": ".checkpoint", "config": ".config",
+    "data": ".data", "kernels": ".kernels", "losses": ".losses", "metrics": ".metrics", "models": ".models", "nn": ".nn",
+    "optim": ".optim", "train": ".train",
+}  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name not in _LATER:
+        raise AttributeError(f"module 'tinygen' has no attribute {name!r}")
+    module = importlib.import_module(_LATER[name], __name__)
+    value = module.Rng if name == "Rng" else module
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_LATER})
+
+
+__all__ = [
+    "CheckpointError", "ConfigError", "DataError", "DeviceError", "DtypeError", "GradientError", "NonFiniteError", "Rng",
+    "ShapeError", "StaleGraphError", "Tensor", "TinygenError", "UnusedParameterError", "UserError", "audit", "backend",
+    "check", "checkpoint", "config", "data", "device", "devices", "errors", "grad", "kernels", "losses", "metrics",
+    "models", "nn", "no_grad", "ops", "optim", "recompute", "train",
+]  # fmt: skip

@@ -52,66 +52,82 @@ def float32_only(*inputs, **attrs) -> bool:
 
 
 def fused(law: Callable, *, name: str, forward: Callable, vjp: dict[tuple[str, ...], Callable], flops: Callable,
-          takes: Callable = float32_only, prepare: Callable | None = None) -> FusedOp:
+          takes: Callable = float32_only, prepare: Callable | None = None, outputs: int = 1) -> FusedOp:
     """Make an operation of a law and its kernels.
 
     law(*tensors, **attrs) -> Tensor: the definition, in operations of the tape; its signature and docstring become
     the operation's. forward(*arrays, **attrs) -> (y, hint). vjp: {inputs: backward}, one entry, with
     backward(g, *arrays, hint=…, **attrs) -> one gradient for each of those inputs. Inputs not named there get none.
     takes(*tensors, **attrs): does the kernel apply? prepare(*arrays, **attrs) checks and completes the attributes.
+    outputs: with several, law and forward return a tuple as y, and backward's g is a tuple of as many arrays. An input
+    whose default is None may be left out: law and kernels see None, and backward returns None for it.
     """
     kernel = _with_signature(lambda xp, *arrays, **attrs: forward(*arrays, **attrs), law)
     made = FusedOp(kernel, flops=flops, prepare=prepare, name=name, hint=True)
     made.law, made.takes = law, takes
     ((names, backward),) = vjp.items()
     which = [made.inputs.index(n) for n in names]
-    gradient = _gradient_op(made, which, backward)
+    gradient = _gradient_op(made, which, backward, outputs)
 
     def rule(g, hint, inputs, attrs):
-        return gradient(g, *inputs, hint=hint, **attrs)
+        found = iter(gradient(*(g if outputs > 1 else (g,)), *inputs, hint=hint, **attrs))
+        grads = [None if inputs[i] is None else next(found) for i in which]
+        return grads if len(grads) > 1 else grads[0]
 
     made._attach(names, _spelled_out(rule, made, ["g", "hint"]))
     return made
 
 
-def _gradient_op(parent: FusedOp, which: list[int], backward: Callable) -> Op:
-    """The operation (g, *inputs) -> gradients of the inputs `which`, with its law derived from the parent's."""
-    inputs, attrs = ", ".join(parent.inputs), ", ".join([*parent.attrs, "hint"])
+def _gradient_op(parent: FusedOp, which: list[int], backward: Callable, outputs: int) -> Op:
+    """The operation (cotangents, inputs) -> gradients of those inputs of `which` that are there, with its law derived
+    from the parent's."""
+    cotangents = ["gy"] if outputs == 1 else [f"gy{k}" for k in range(outputs)]
+    gy = "gy" if outputs == 1 else f"({', '.join(cotangents)})"
+    inputs, attrs = ", ".join(parent.inputs), "".join(f"{a}={a}, " for a in parent.attrs)
     forward = eval(
-        f"lambda xp, gy, {inputs}, *, {attrs}: backward(gy, {inputs}, {', '.join(f'{a}={a}' for a in parent.attrs)}"
-        f"{', ' if parent.attrs else ''}hint=hint)",
-        {"backward": lambda *a, **k: tuple(backward(*a, **k))},
+        f"lambda xp, {', '.join(cotangents)}, {inputs}, *, {', '.join([*parent.attrs, 'hint'])}: "
+        f"backward({gy}, {inputs}, {attrs}hint=hint)",
+        {"backward": lambda *a, **k: tuple(gx for gx in backward(*a, **k) if gx is not None)},
     )
 
-    def law(gy, *tensors, hint=None, **attrs):
+    def law(*tensors, hint=None, **attrs):
         """The gradient of the parent's law, as the tape derives it."""
+        gs, tensors = tensors[:outputs], tensors[outputs:]
         with recording(True):
             leaves = [_own(t) for t in tensors]
             y = parent.law(*leaves, **attrs)
-            found = pull(y.node, gy, [leaves[i].node for i in which], create_graph=True, through=False)
-        return tuple(_zeros(leaves[i]) if gx is None else gx for i, gx in zip(which, found))
+            there = [leaves[i] for i in which if leaves[i] is not None]
+            found = _pull_all(y if outputs > 1 else (y,), gs, [t.node for t in there], create_graph=True)
+        return tuple(_zeros(t) if gx is None else gx for t, gx in zip(there, found))
 
-    made = Op(forward, flops=lambda *a, **k: 2 * parent.flops(*a[1:], **{x: v for x, v in k.items() if x != "hint"}),
-              name=f"{parent.name}_grad")
+    made = Op(forward, name=f"{parent.name}_grad", flops=lambda *a, **k: 2 * parent.flops(
+        *a[outputs:], **{x: v for x, v in k.items() if x != "hint"}))
     made.__doc__ = f"The gradients of {parent.name} with respect to {', '.join(parent.inputs[i] for i in which)}."
     made.law = law
-    differentiable = ["gy", *(parent.inputs[i] for i in which)]
+    differentiable = [*cotangents, *(parent.inputs[i] for i in which)]
 
     def rule(g, inputs, attrs):
         again = tape._recording  # is this gradient itself to be differentiated?
         with recording(True):
             leaves = [_own(t) for t in inputs]
             outs = law(*leaves, **attrs)
-        targets = [leaves[made.inputs.index(n)].node for n in differentiable]
-        total: list[Tensor | None] = [None] * len(targets)
-        for out, gg in zip(outs, g):  # one walk for each output; they share the recomputed graph
-            for k, found in enumerate(pull(out.node, gg, targets, create_graph=again, retain=True, through=False)):
-                if found is not None:
-                    total[k] = found if total[k] is None else total[k] + found
-        return tuple(total)
+        each = [leaves[made.inputs.index(n)] for n in differentiable]
+        found = iter(_pull_all(outs, g, [t.node for t in each if t is not None], create_graph=again))
+        return [None if t is None else next(found) for t in each]
 
     made._attach(tuple(differentiable), _spelled_out(rule, made, ["g"]))
     return made
+
+
+def _pull_all(ys, gs, targets: list, create_graph: bool) -> list[Tensor | None]:
+    """The sum over several results of what their cotangents pull back: one walk each, through one graph."""
+    total: list[Tensor | None] = [None] * len(targets)
+    for y, g in zip(ys, gs):
+        for k, gx in enumerate(pull(y.node, g, targets, create_graph, retain=True, through=False)):
+            if gx is not None:
+                before = total[k]
+                total[k] = gx if before is None else before + gx
+    return total
 
 
 def _own(t: Any) -> Any:
@@ -179,13 +195,17 @@ class _Rerun:
         return [(tuple(range(len(node.parents))), self.rule)]
 
     def rule(self, node, g, i):
-        again = tape._recording
-        with recording(True):
-            leaves = [_own(t) for t in node.inputs]
-            y = self.fn(*leaves, **self.constants)
+        again, before = tape._recording, tape._replaying
+        tape._replaying = True
+        try:
+            with recording(True):
+                leaves = [_own(t) for t in node.inputs]
+                y = self.fn(*leaves, **self.constants)
+        finally:
+            tape._replaying = before
         own = [t.node if isinstance(t, Tensor) else None for t in leaves]
         targets = [n for n in own if n is not None] + self.outside
-        found = iter(pull(y.node, g, targets, create_graph=again, through=False))
+        found = iter(pull(y.node, g, targets, create_graph=again, retain=again, through=False))
         grads = [None if n is None else next(found) for n in own] + list(found)
         return tuple(grads) if len(grads) > 1 else grads[0]
 

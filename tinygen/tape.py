@@ -36,6 +36,7 @@ from .tensor import Tensor, wrap
 registry: dict[str, Op] = {}  # name -> Op, every operation there is
 _recording = True
 _observer: Callable | None = None  # called as observer(op, arrays, y, attrs, node) after every operation
+_replaying = False  # is `recompute` running a function for the second time?
 _pulling: Node | None = None  # the node whose rule is running, for observers and error messages
 _numbers = itertools.count(1)
 ndarray, new_tensor = np.ndarray, Tensor.__new__
@@ -95,6 +96,11 @@ def recording(on: bool):
 def no_grad():
     """Context manager: nothing is recorded inside, so nothing is kept and no gradient flows."""
     return recording(False)
+
+
+def replaying() -> bool:
+    """True while `recompute` runs a function again: what must happen once (running statistics) has happened."""
+    return _replaying
 
 
 @contextlib.contextmanager

@@ -1,0 +1,292 @@
+"""Optimisers, learning-rate schedules, gradient clipping and the moving average of weights.
+
+    params = net.parameters()
+    opt = Adam(params, lr=cosine(2e-4, steps=10_000, warm_up=500), clip_norm=1.0, ema=EMA(net, 0.999))
+    opt.step(tg.grad(loss, params))
+
+A step checks that every gradient is there and finite before it changes anything, then updates each parameter in one
+pass over memory (kernels/adam, sgd, rmsprop), moving average included. Parameters are changed in place and marked as
+changed: a graph that was recorded before the step cannot be differentiated after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from . import backend
+from .errors import CheckpointError, GradientError, NonFiniteError
+from .kernels import adam, rmsprop, sgd
+from .nn.module import Module
+from .tensor import Tensor, wrap
+
+Schedule = Callable[[int], float]
+
+
+# ---- schedules: functions of the number of steps taken before, 0, 1, 2, …
+
+
+def constant(lr: float, warm_up: int = 0) -> Schedule:
+    """lr, after a linear rise over the first `warm_up` steps (step k of them has lr·(k+1)/warm_up)."""
+    return lambda step: lr * _rise(step, warm_up)
+
+
+def linear(lr: float, steps: int, warm_up: int = 0, end: float = 0.0) -> Schedule:
+    """From lr down to `end` on a straight line over steps − warm_up steps, after the rise."""
+    return lambda step: _rise(step, warm_up) * (lr + (end - lr) * _progress(step, warm_up, steps))
+
+
+def cosine(lr: float, steps: int, warm_up: int = 0, end: float = 0.0) -> Schedule:
+    """From lr down to `end` on half a cosine (Loshchilov & Hutter 2017, eq. 5 without restarts), after the rise."""
+    return lambda step: _rise(step, warm_up) * (
+        end + (lr - end) * (1 + math.cos(math.pi * _progress(step, warm_up, steps))) / 2
+    )
+
+
+def step_decay(lr: float, every: int, factor: float = 0.5, warm_up: int = 0) -> Schedule:
+    """lr · factor^⌊step/every⌋, after the rise."""
+    return lambda step: _rise(step, warm_up) * lr * factor ** (step // every)
+
+
+def _rise(step: int, warm_up: int) -> float:
+    return min(1.0, (step + 1) / warm_up) if warm_up else 1.0
+
+
+def _progress(step: int, warm_up: int, steps: int) -> float:
+    return min(1.0, max(0.0, (step - warm_up) / max(1, steps - warm_up)))
+
+
+# ---- clipping
+
+
+def global_norm(grads: dict[str, Tensor]) -> float:
+    """√(Σ‖g‖²) over all gradients, accumulated in float64."""
+    return math.sqrt(sum(_square(g.data) for g in grads.values()))
+
+
+def clip_by_norm(grads: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
+    """The gradients scaled by min(1, limit/‖g‖), ‖g‖ their global norm (Pascanu et al. 2013)."""
+    scale = min(1.0, limit / max(global_norm(grads), 1e-12))
+    return {k: wrap(g.data * g.dtype.type(scale), None) for k, g in grads.items()}
+
+
+def clip_by_value(grads: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
+    """The gradients with every number clipped to [−limit, limit]."""
+    return {k: wrap(g.data.clip(-limit, limit), None) for k, g in grads.items()}
+
+
+def _square(a) -> float:
+    """‖a‖²; if float32 overflowed on finite numbers, once more in float64."""
+    flat = a.reshape(-1)
+    s = float(flat @ flat)
+    if not math.isfinite(s):
+        s = float((flat.astype(np.float64) ** 2).sum())
+    return s
+
+
+# ---- optimisers
+
+
+class Optimizer:
+    """What the optimisers share: parameters by name, the schedule, clipping, the checks, and the state.
+
+    params: {name: Tensor}, as Module.parameters() gives them. lr: a number or a schedule. clip_norm: scale the
+    gradients down to this global norm. ema: an EMA to carry along in the same pass.
+    Attributes: steps (taken so far), norm (global gradient norm of the last step, if clip_norm).
+    """
+
+    slots: tuple[str, ...] = ()
+
+    def __init__(self, params: dict[str, Tensor], lr: float | Schedule, *, clip_norm: float | None = None,
+                 ema: EMA | None = None):
+        if not isinstance(params, dict) or not params:
+            raise GradientError("an optimiser needs parameters by name: pass module.parameters().")
+        for name, p in params.items():
+            if p.node is None or p.node.op is not None:
+                raise GradientError(f"parameter {name!r} is not a leaf made with requires_grad=True.")
+        self.params, self.lr, self.clip_norm, self.ema = dict(params), lr, clip_norm, ema
+        self.steps, self.norm = 0, None
+        xp = backend.array_module([p.data for p in params.values()])
+        self.moments = {slot: {k: xp.zeros_like(p.data) for k, p in self.params.items()} for slot in self.slots}
+
+    def step(self, grads: dict[str, Tensor]) -> None:
+        """Update every parameter from {name: gradient}, in place. Raises GradientError for a missing or foreign
+        gradient and NonFiniteError for a NaN or infinity in one, both before anything is changed."""
+        odd = set(self.params) ^ set(grads)
+        if odd:
+            raise GradientError(f"step() needs one gradient for each parameter; these do not match: {sorted(odd)[:4]}.")
+        squares = {k: _square(grads[k].data) for k in self.params}
+        bad = [k for k, s in squares.items() if not math.isfinite(s)]
+        if bad:
+            raise NonFiniteError(f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(squares)} parameters); "
+                                 "nothing was updated.")
+        scale = 1.0
+        if self.clip_norm is not None:
+            self.norm = math.sqrt(sum(squares.values()))
+            scale = min(1.0, self.clip_norm / max(self.norm, 1e-12))
+        lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        self.steps += 1
+        average, decay = (self.ema.shadow, self.ema.next_decay()) if self.ema is not None else ({}, 0.0)
+        for k, p in self.params.items():
+            if not p.data.flags.c_contiguous or not getattr(p.data.flags, "writeable", True):
+                p.data = p.data.copy(order="C")
+            self._update(k, p.data, grads[k].data, lr=lr, scale=scale, ema=average.get(k), ema_decay=decay)
+            p.touch()
+        if self.ema is not None:
+            self.ema.follow(decay, done=self.params)
+
+    def _update(self, name: str, p, g, *, lr: float, scale: float, ema, ema_decay: float) -> None:
+        raise NotImplementedError
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Steps taken and moments, as arrays; the EMA is saved by its owner."""
+        arrays = {f"{slot}.{k}": backend.to_numpy(a) for slot, group in self.moments.items() for k, a in group.items()}
+        return {"steps": np.asarray(self.steps), **arrays}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Take over a state. Raises CheckpointError if it does not fit."""
+        expected = {"steps", *(f"{slot}.{k}" for slot, group in self.moments.items() for k in group)}
+        if expected ^ set(state):
+            raise CheckpointError(f"the optimiser's state does not fit: {sorted(expected ^ set(state))[:4]}.")
+        for slot, group in self.moments.items():
+            for k, a in group.items():
+                if state[f"{slot}.{k}"].shape != a.shape:
+                    raise CheckpointError(f"the optimiser's {slot} of {k} has shape {state[f'{slot}.{k}'].shape}, not {a.shape}.")
+                a[...] = backend.move(np.array(state[f"{slot}.{k}"], dtype=a.dtype), backend.device_of(a))
+        self.steps = int(np.asarray(state["steps"]).item())
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum and, optionally, Nesterov's look-ahead; PyTorch's form (the velocity starts as the
+    first gradient; no dampening). weight_decay is an L2 penalty."""
+
+    slots = ("velocity",)
+
+    def __init__(self, params, lr: float | Schedule = 1e-2, momentum: float = 0.0, nesterov: bool = False,
+                 weight_decay: float = 0.0, **shared):
+        if nesterov and not momentum:
+            raise ValueError("SGD: Nesterov's look-ahead needs momentum > 0.")
+        self.slots = ("velocity",) if momentum else ()
+        super().__init__(params, lr, **shared)
+        self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
+
+    def _update(self, name, p, g, **shared) -> None:
+        velocity = self.moments["velocity"][name] if self.momentum else None
+        sgd.step(p, g, velocity, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay,
+                 t=self.steps, **shared)
+
+
+class RMSProp(Optimizer):
+    """RMSprop (Tieleman & Hinton 2012): gradients divided by √ of their running mean square, eps outside the root."""
+
+    slots = ("square", "velocity")
+
+    def __init__(self, params, lr: float | Schedule = 1e-2, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
+                 weight_decay: float = 0.0, **shared):
+        self.slots = ("square", "velocity") if momentum else ("square",)
+        super().__init__(params, lr, **shared)
+        self.alpha, self.eps, self.momentum, self.weight_decay = alpha, eps, momentum, weight_decay
+
+    def _update(self, name, p, g, **shared) -> None:
+        velocity = self.moments["velocity"][name] if self.momentum else None
+        rmsprop.step(p, g, self.moments["square"][name], velocity, alpha=self.alpha, eps=self.eps, momentum=self.momentum,
+                     weight_decay=self.weight_decay, **shared)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015, Algorithm 1). weight_decay is an L2 penalty added to the gradient; see AdamW."""
+
+    slots = ("m", "v")
+    decoupled = False
+
+    def __init__(self, params, lr: float | Schedule = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.0, **shared):
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"Adam: betas are in [0, 1), not {betas}.")
+        super().__init__(params, lr, **shared)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+
+    def _update(self, name, p, g, **shared) -> None:
+        adam.step(p, g, self.moments["m"][name], self.moments["v"][name], beta1=self.betas[0], beta2=self.betas[1],
+                  eps=self.eps, weight_decay=self.weight_decay, decoupled=self.decoupled, t=self.steps, **shared)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): p shrinks by lr·weight_decay, apart from the moments."""
+
+    decoupled = True
+
+    def __init__(self, params, lr: float | Schedule = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 1e-2, **shared):
+        super().__init__(params, lr, betas, eps, weight_decay, **shared)
+
+
+# ---- moving average
+
+
+class EMA:
+    """Exponential moving average of a module's parameters and floating buffers; integer buffers are copied.
+
+    shadow ← d·shadow + (1 − d)·value with d = min(decay, (1 + n)/(10 + n)) after n updates, so that a short run does not
+    average in its initial values (warm_up=False: d = decay from the start). Pass it to an optimiser to update it in
+    the optimiser's own pass, or call update(). `with ema.applied():` runs the module with the averages.
+    """
+
+    def __init__(self, module: Module, decay: float = 0.999, warm_up: bool = True):
+        if not 0 <= decay < 1:
+            raise ValueError(f"EMA: decay is in [0, 1), not {decay}.")
+        self._module, self.decay, self.warm_up, self.updates = module, decay, warm_up, 0
+        self.shadow = {k: t.data.copy() for k, t in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**self._module.parameters(), **self._module.buffers()}
+
+    def next_decay(self) -> float:
+        """The d of the coming update."""
+        return min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
+
+    def follow(self, decay: float, done=()) -> None:
+        """Count an update, and average what is not in `done`: those an optimiser has averaged already."""
+        self.updates += 1
+        for k, t in self._tensors().items():
+            if k in done:
+                continue
+            shadow = self.shadow[k]
+            if shadow.dtype.kind == "f":
+                shadow += shadow.dtype.type(1 - decay) * (t.data - shadow)
+            else:
+                shadow[...] = t.data
+
+    def update(self) -> None:
+        """Average in the module's present values."""
+        self.follow(self.next_decay())
+
+    @contextlib.contextmanager
+    def applied(self):
+        """Context manager: the module holds its averages inside, and its own values again afterwards."""
+        tensors = self._tensors()
+        own = {k: t.data for k, t in tensors.items()}
+        for k, t in tensors.items():
+            t.data = self.shadow[k]
+        try:
+            yield self._module
+        finally:
+            for k, t in self._tensors().items():
+                t.data = own[k]
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"updates": np.asarray(self.updates), **{f"shadow.{k}": backend.to_numpy(a) for k, a in self.shadow.items()}}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """Take over a state. Raises CheckpointError if it does not fit."""
+        expected = {"updates", *(f"shadow.{k}" for k in self.shadow)}
+        if expected ^ set(state):
+            raise CheckpointError(f"the moving average does not fit: {sorted(expected ^ set(state))[:4]}.")
+        for k, a in self.shadow.items():
+            if state[f"shadow.{k}"].shape != a.shape:
+                raise CheckpointError(f"the moving average of {k} has shape {state[f'shadow.{k}'].shape}, not {a.shape}.")
+            a[...] = backend.move(np.array(state[f"shadow.{k}"], dtype=a.dtype), backend.device_of(a))
+        self.updates = int(np.asarray(state["updates"]).item())
