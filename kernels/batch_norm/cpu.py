@@ -1,0 +1,79 @@
+"""Batch norm on the CPU: one pass for the sums of every channel, one for the result, both ways.
+
+Forward and backward are the same two loops. The rows are dealt to a fixed number of blocks, so the sums have one order
+whatever the thread count.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+_BLOCKS = 16
+_FLAGS = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True, "parallel": True}
+
+
+@njit(**_FLAGS)
+def _sums(a, x, a0, x0, blocks, first, second):
+    """first[k,c] = Σ (a − a0[c]) and second[k,c] = Σ (a − a0[c])·(x − x0[c]) over the rows of block k."""
+    M, C = x.shape
+    for k in prange(blocks):
+        for m in range(k * M // blocks, (k + 1) * M // blocks):
+            for c in range(C):
+                d = a[m, c] - a0[c]
+                first[k, c] += d
+                second[k, c] += d * (x[m, c] - x0[c])
+
+
+@njit(**_FLAGS)
+def _combine(a, x, x0, ka, kx, k0, blocks, y):
+    """y = a·ka[c] + (x − x0[c])·kx[c] + k0[c]"""
+    M, C = x.shape
+    for k in prange(blocks):
+        for m in range(k * M // blocks, (k + 1) * M // blocks):
+            for c in range(C):
+                y[m, c] = a[m, c] * ka[c] + (x[m, c] - x0[c]) * kx[c] + k0[c]
+
+
+def _rows(a, C):
+    """a as contiguous rows of C: one type, so one compilation."""
+    a = np.ascontiguousarray(a)
+    return (a if a.flags.writeable and a.flags.aligned else a.copy()).reshape(-1, C)
+
+
+def _reduce(a, x, a0, x0):
+    first, second = np.zeros((_BLOCKS, x.shape[1])), np.zeros((_BLOCKS, x.shape[1]))
+    _sums(a, x, a0, x0, min(_BLOCKS, len(x)), first, second)
+    return first.sum(0), second.sum(0)
+
+
+def forward(x, w, b, *, eps):
+    """x N,…,C; w, b (C,). Returns (y, mean, var) and the hint (mean, rstd), float64 (C,)."""
+    rows, t = _rows(x, x.shape[-1]), x.dtype.type
+    M, C = rows.shape
+    # Sums about the first row: no cancellation when the mean is large, and still one pass.
+    shift = rows[0].copy()
+    first, second = _reduce(rows, rows, shift, shift)
+    mean, var = shift + first / M, np.maximum(second / M - (first / M) ** 2, 0.0)
+    rstd = 1.0 / np.sqrt(var + eps)
+    centre = mean.astype(t)
+    scale = rstd * w
+    y = np.empty(x.shape, t)
+    _combine(rows, rows, centre, np.zeros(C, t), scale.astype(t), (b - (mean - centre) * scale).astype(t),
+             min(_BLOCKS, M), y.reshape(M, C))
+    return (y, centre, var.astype(t)), (mean, rstd)
+
+
+def backward(g, x, w, b, *, eps, hint):
+    """g = cotangents of (y, mean, var); hint from forward. Returns gx like x, gw, gb (C,)."""
+    (gy, g_mean, g_var), (mean, rstd) = g, hint
+    rows, t = _rows(x, x.shape[-1]), x.dtype.type
+    M, C = rows.shape
+    centre = mean.astype(t)
+    grads = _rows(gy, C)
+    gb, second = _reduce(grads, rows, np.zeros(C, t), centre)
+    gw = (second - (mean - centre) * gb) * rstd
+    scale = rstd * w
+    slope = 2 * g_var / M - scale * rstd * gw / M
+    gx = np.empty(x.shape, t)
+    _combine(grads, rows, centre, scale.astype(t), slope.astype(t),
+             (g_mean / M - scale * gb / M - (mean - centre) * slope).astype(t), min(_BLOCKS, M), gx.reshape(M, C))
+    return gx, gw.astype(t), gb.astype(t)
