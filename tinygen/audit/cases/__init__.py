@@ -41,4 +41,4 @@ def case(name: str, *shapes, low: float | None = None, high: float | None = None
     CASES.setdefault(name, []).append(Case(name, make or draw, attrs, order))
 
 
-from . import elementwise  # noqa: E402  (each file registers its cases when imported)
+from . import elementwise, index, linalg, resample  # noqa: E402  (each file registers its cases when imported)
