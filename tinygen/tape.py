@@ -315,6 +315,8 @@ def _fill(g: list, node: Node) -> tuple:
 def _path(root: Node, wanted: list[Node], through: bool) -> set[Node]:
     """The nodes between root and the wanted ones, both included. Raises StaleGraphError for a changed leaf."""
     oldest = min([n.id for n in wanted])
+    if max([n.id for n in wanted]) > root.id:  # made after y, or changed after y: the walk must find out which
+        oldest = 0
     stop = () if through else set(wanted)
     seen, stack = {root}, [root]
     while stack:
