@@ -1,0 +1,175 @@
+"""The draws of loops.py, compiled: serial below `SERIAL` elements, one thread per run of blocks above.
+
+Words are carried as uint64 holding 32 bits, so that each multiplication is the widening 32 x 32 -> 64 one. No
+fastmath: a contracted or reassociated operation would change numbers that are promised for ever.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+SERIAL = 8192  # elements; below, waking the second thread costs more than it saves
+RUN = 2048  # blocks a thread takes at a time
+
+_u64 = np.uint64
+MASK, S32 = _u64(0xFFFFFFFF), _u64(32)
+M0, M1 = _u64(0xD2511F53), _u64(0xCD9E8D57)
+W0, W1 = _u64(0x9E3779B9), _u64(0xBB67AE85)
+ZERO, ONE, S8, S11, S21 = _u64(0), _u64(1), _u64(8), _u64(11), _u64(21)
+TWO_PI = 2.0 * math.pi
+
+
+@njit(cache=True)
+def block(key, index, lane):
+    """Philox4x32-10 of counter (index, lane) under key, all uint64 -> four uint64 below 2**32."""
+    c0, c1, c2, c3 = index & MASK, index >> S32, lane & MASK, lane >> S32
+    k0, k1 = key & MASK, key >> S32
+    for _ in range(10):
+        p0, p1 = M0 * c0, M1 * c2
+        c0, c1, c2, c3 = (p1 >> S32) ^ c1 ^ k0, p1 & MASK, (p0 >> S32) ^ c3 ^ k1, p0 & MASK
+        k0, k1 = (k0 + W0) & MASK, (k1 + W1) & MASK
+    return c0, c1, c2, c3
+
+
+@njit(cache=True)
+def _u24(w, low, span, top):
+    return np.float32(min(low + span * (np.float64(np.int32(w >> S8)) * 2.0**-24), top))
+
+
+@njit(cache=True)
+def _u53(hi, lo, low, span, top):
+    return min(low + span * (np.float64(np.int64(hi << S21 | lo >> S11)) * 2.0**-53), top)
+
+
+@njit(cache=True)
+def _uniform32(out, key, low, span, top, first, last):
+    for j in range(first, min(last, out.size // 4)):
+        w0, w1, w2, w3 = block(key, _u64(j), ZERO)
+        out[4 * j] = _u24(w0, low, span, top)
+        out[4 * j + 1] = _u24(w1, low, span, top)
+        out[4 * j + 2] = _u24(w2, low, span, top)
+        out[4 * j + 3] = _u24(w3, low, span, top)
+    if last * 4 > out.size:
+        w = block(key, _u64(out.size // 4), ZERO)
+        for i in range(out.size // 4 * 4, out.size):
+            out[i] = _u24(w[i % 4], low, span, top)
+
+
+@njit(cache=True)
+def _uniform64(out, key, low, span, top, first, last):
+    for j in range(first, last):
+        hi, lo = block(key, _u64(j), ZERO), block(key, _u64(j), ONE)
+        for i in range(4 * j, min(4 * j + 4, out.size)):
+            out[i] = _u53(hi[i % 4], lo[i % 4], low, span, top)
+
+
+@njit(cache=True)
+def _normal(out, key, first, last):
+    for j in range(first, last):
+        w0, w1, w2, w3 = block(key, _u64(j), ZERO)
+        u = np.float64(np.int64((w0 << S21 | w1 >> S11) + ONE)) * 2.0**-53
+        angle = TWO_PI * (np.float64(np.int64(w2 << S21 | w3 >> S11)) * 2.0**-53)
+        radius = math.sqrt(-2.0 * math.log(u))
+        out[2 * j] = radius * math.cos(angle)
+        if 2 * j + 1 < out.size:
+            out[2 * j + 1] = radius * math.sin(angle)
+
+
+@njit(cache=True)
+def _word64(key, i, lane):
+    w0, w1, w2, w3 = block(key, _u64(i >> 1), lane)
+    return (w2 << S32 | w3) if i & 1 else (w0 << S32 | w1)
+
+
+@njit(cache=True)
+def _multiply_shift(x, span):
+    """(x * span) >> 64 and the low 64 bits, by schoolbook halves."""
+    xl, xh, sl, sh = x & MASK, x >> S32, span & MASK, span >> S32
+    mid = (xl * sl >> S32) + (xh * sl & MASK) + (xl * sh & MASK)
+    return xh * sh + (xh * sl >> S32) + (xl * sh >> S32) + (mid >> S32), x * span
+
+
+@njit(cache=True)
+def _integers(out, key, low, span, first, last):
+    reject = (ZERO - span) % span  # 2**64 mod span
+    for i in range(2 * first, min(2 * last, out.size)):
+        lane = ZERO
+        high, rest = _multiply_shift(_word64(key, i, lane), span)
+        while rest < reject:
+            lane += ONE
+            high, rest = _multiply_shift(_word64(key, i, lane), span)
+        out[i] = low + np.int64(high)
+
+
+@njit(cache=True)
+def _bits(out, key, first, last):
+    for i in range(2 * first, min(2 * last, out.size)):
+        out[i] = _word64(key, i, ZERO)
+
+
+@njit(cache=True, parallel=True)
+def _uniform32_threads(out, key, low, span, top, blocks):
+    for r in prange((blocks + RUN - 1) // RUN):
+        _uniform32(out, key, low, span, top, r * RUN, min(blocks, (r + 1) * RUN))
+
+
+@njit(cache=True, parallel=True)
+def _uniform64_threads(out, key, low, span, top, blocks):
+    for r in prange((blocks + RUN - 1) // RUN):
+        _uniform64(out, key, low, span, top, r * RUN, min(blocks, (r + 1) * RUN))
+
+
+@njit(cache=True, parallel=True)
+def _normal_threads(out, key, blocks):
+    for r in prange((blocks + RUN - 1) // RUN):
+        _normal(out, key, r * RUN, min(blocks, (r + 1) * RUN))
+
+
+@njit(cache=True, parallel=True)
+def _integers_threads(out, key, low, span, blocks):
+    for r in prange((blocks + RUN - 1) // RUN):
+        _integers(out, key, low, span, r * RUN, min(blocks, (r + 1) * RUN))
+
+
+def uniform(key: int, n: int, low: float, high: float, dtype: np.dtype) -> np.ndarray:
+    """n numbers in [low, high), bounds rounded to dtype first; see README.md for why never `high`."""
+    out = np.empty(n, dtype)
+    low, high = dtype.type(low), dtype.type(high)
+    bounds = float(low), float(high) - float(low), float(np.nextafter(high, low))
+    blocks = (n + 3) // 4
+    single = dtype == np.float32
+    if n <= SERIAL:
+        (_uniform32 if single else _uniform64)(out, _u64(key), *bounds, 0, blocks)
+    else:
+        (_uniform32_threads if single else _uniform64_threads)(out, _u64(key), *bounds, blocks)
+    return out
+
+
+def normal(key: int, n: int, dtype: np.dtype) -> np.ndarray:
+    """n standard normals: float64 Box-Muller pairs, rounded to dtype."""
+    out = np.empty(n, dtype)
+    blocks = (n + 1) // 2
+    if n <= SERIAL:
+        _normal(out, _u64(key), 0, blocks)
+    else:
+        _normal_threads(out, _u64(key), blocks)
+    return out
+
+
+def integers(key: int, n: int, low: int, high: int) -> np.ndarray:
+    """n int64 in [low, high), exactly uniform."""
+    out = np.empty(n, np.int64)
+    blocks = (n + 1) // 2
+    if n <= SERIAL:
+        _integers(out, _u64(key), low, _u64(high - low), 0, blocks)
+    else:
+        _integers_threads(out, _u64(key), low, _u64(high - low), blocks)
+    return out
+
+
+def permutation(key: int, n: int) -> np.ndarray:
+    """A uniformly random order of 0..n-1, int64."""
+    bits = np.empty(n, np.uint64)
+    _bits(bits, _u64(key), 0, (n + 1) // 2)
+    return np.argsort(bits, kind="stable")
