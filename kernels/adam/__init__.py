@@ -1,0 +1,43 @@
+"""Adam and AdamW: one parameter, its two moments and optionally its moving average, in one pass."""
+
+from types import ModuleType
+
+import numpy as np
+
+_cpu: ModuleType | None = None
+
+
+def step(
+    p: np.ndarray,
+    g: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    t: int,
+    scale: float = 1.0,
+    ema: np.ndarray | None = None,
+    ema_decay: float = 0.0,
+) -> None:
+    """Step number t (from 1) of Adam (Kingma and Ba 2015, algorithm 1) on p, in place, with m, v and ema.
+
+    p, g, m, v and ema: one shape, one dtype, float32 or float64; all but g C-contiguous and writeable, and
+    none sharing memory with another. m and v are zero before the first step. The gradient used is scale * g.
+    weight_decay: added to the gradient as an L2 penalty, or with `decoupled` taken off p itself as in AdamW
+    (Loshchilov and Hutter 2019). ema, if given, becomes ema_decay * ema + (1 - ema_decay) * p for the updated
+    p. Raises ValueError or TypeError for arrays that do not fit, NotImplementedError for arrays on a device.
+    """
+    global _cpu
+    if type(p) is not np.ndarray:  # the CUDA launcher's place
+        raise NotImplementedError(f"adam has a kernel for numpy arrays only, not {type(p).__name__}.")
+    if _cpu is None:
+        from . import cpu as _cpu  # compiles with Numba: not before it is needed
+    assert _cpu is not None
+    if t < 1:
+        raise ValueError(f"adam counts its steps from 1, but t={t}: its bias correction divides by zero.")
+    _cpu.step(p, g, m, v, ema, lr, beta1, beta2, eps, weight_decay, decoupled, t, scale, ema_decay)

@@ -1,0 +1,43 @@
+"""RMSprop: one parameter, its state and optionally its moving average, in one pass."""
+
+from types import ModuleType
+
+import numpy as np
+
+_cpu: ModuleType | None = None
+
+
+def step(
+    p: np.ndarray,
+    g: np.ndarray,
+    v: np.ndarray,
+    buf: np.ndarray | None,
+    *,
+    lr: float,
+    alpha: float,
+    eps: float,
+    momentum: float,
+    weight_decay: float,
+    scale: float = 1.0,
+    avg: np.ndarray | None = None,
+    ema: np.ndarray | None = None,
+    ema_decay: float = 0.0,
+) -> None:
+    """One step of RMSprop (Tieleman and Hinton 2012) on p, in place, with its state and ema; PyTorch's form.
+
+    p, g, v, buf, avg and ema: one shape, one dtype, float32 or float64; all but g C-contiguous and writeable,
+    and none sharing memory with another. v, buf and avg are zero before the first step. buf, the velocity,
+    may be None where momentum is 0; avg, the mean gradient, makes it the centred form (Graves 2013) where it
+    is given. The gradient used is scale * g + weight_decay * p. ema, if given, becomes ema_decay * ema + (1 -
+    ema_decay) * p for the updated p. Raises ValueError or TypeError for arrays that do not fit,
+    NotImplementedError for arrays on a device.
+    """
+    global _cpu
+    if type(p) is not np.ndarray:  # the CUDA launcher's place
+        raise NotImplementedError(f"rmsprop has a kernel for numpy arrays only, not {type(p).__name__}.")
+    if _cpu is None:
+        from . import cpu as _cpu  # compiles with Numba: not before it is needed
+    assert _cpu is not None
+    if buf is None and momentum != 0:
+        raise ValueError(f"rmsprop with momentum {momentum} needs buf, an array like p for the velocity.")
+    _cpu.step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, ema_decay)

@@ -1,0 +1,42 @@
+"""Stochastic gradient descent: one parameter, its velocity and optionally its moving average, in one pass."""
+
+from types import ModuleType
+
+import numpy as np
+
+_cpu: ModuleType | None = None
+
+
+def step(
+    p: np.ndarray,
+    g: np.ndarray,
+    buf: np.ndarray | None,
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    t: int,
+    scale: float = 1.0,
+    ema: np.ndarray | None = None,
+    ema_decay: float = 0.0,
+) -> None:
+    """Step number t (from 1) of gradient descent on p, in place, with the velocity buf and ema.
+
+    p, g, buf and ema: one shape, one dtype, float32 or float64; all but g C-contiguous and writeable, and
+    none sharing memory with another. buf may be None where momentum is 0; step 1 sets it to the gradient
+    whatever it held. The gradient used is scale * g + weight_decay * p. Sutskever et al. 2013, in PyTorch's
+    form. ema, if given, becomes ema_decay * ema + (1 - ema_decay) * p for the updated p. Raises ValueError or
+    TypeError for arrays that do not fit, NotImplementedError for arrays on a device.
+    """
+    global _cpu
+    if type(p) is not np.ndarray:  # the CUDA launcher's place
+        raise NotImplementedError(f"sgd has a kernel for numpy arrays only, not {type(p).__name__}.")
+    if _cpu is None:
+        from . import cpu as _cpu  # compiles with Numba: not before it is needed
+    assert _cpu is not None
+    if buf is None and momentum != 0:
+        raise ValueError(f"sgd with momentum {momentum} needs buf, an array like p for the velocity.")
+    if nesterov and momentum == 0:
+        raise ValueError("sgd: Nesterov's look-ahead needs momentum > 0.")
+    _cpu.step(p, g, buf, ema, lr, momentum, nesterov, weight_decay, t, scale, ema_decay)
