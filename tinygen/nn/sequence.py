@@ -49,8 +49,9 @@ class MultiHeadAttention(Module):
         return f"{self.heads} heads"
 
 
-def sinusoidal(t, features: int, *, max_period: float = 10000.0, flip: bool = False, shift: float = 1.0) -> Tensor:
-    """Sinusoidal embedding of scalars t (N,) -> (N, features) float32, without gradient.
+def sinusoidal(t, features: int, *, max_period: float = 10000.0, flip: bool = False, shift: float = 1.0,
+               dtype=np.float32) -> Tensor:
+    """Sinusoidal embedding of scalars t (N,) -> (N, features), without gradient.
 
     [sin(t fᵢ), cos(t fᵢ)] with fᵢ = max_period^(−i/(h−shift)), h = features/2 (Vaswani et al. 2017, §3.5, in the
     half-and-half order of Ho et al. 2020). flip: cosines first, as in Dhariwal & Nichol 2021 (with shift 0). Computed
@@ -62,7 +63,7 @@ def sinusoidal(t, features: int, *, max_period: float = 10000.0, flip: bool = Fa
     halves = [np.cos(angles), np.sin(angles)] if flip else [np.sin(angles), np.cos(angles)]
     if features % 2:
         halves.append(np.zeros_like(t))
-    return Tensor(np.concatenate(halves, axis=1).astype(np.float32))
+    return Tensor(np.concatenate(halves, axis=1).astype(dtype))
 
 
 class SinusoidalEmbedding(Module):
