@@ -1,12 +1,15 @@
 """The activations: sigmoid and its relatives, the rectifiers, SiLU and GELU.
 
-The last two stand in every block of a diffusion network, so they are fused: a few passes over one buffer forward, one
-operation backward that computes again from x what it needs instead of keeping it. Their laws are plain operations.
+The last two stand in every block of a diffusion network, so they are fused: a few passes over one buffer
+forward, one operation backward that computes again from x what it needs instead of keeping it. Their laws are
+plain operations. Buffers come from empty_like, since a ufunc of a 0-d array returns a scalar without out=.
 """
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from .. import backend
 from ..errors import ShapeError
@@ -14,15 +17,19 @@ from ..fused import fused
 from ..tape import op
 from .elementwise import _COST, _erf, erf, neg, tanh, where
 
-_LARGEST_EXPONENT = {2: 11.0, 4: 88.0, 8: 709.0}  # by item size: exp of more would overflow
+
+def _one_plus_exp_neg(xp, x):
+    """1 + e^(−x) in a new buffer; where it overflows, its infinity is the right thing to divide by."""
+    y = xp.negative(x, out=xp.empty_like(x))
+    with np.errstate(over="ignore"):
+        xp.exp(y, out=y)
+    y += 1.0
+    return y
 
 
 def _sigmoid(xp, x):
-    """1 / (1 + e^(−x)) in one new buffer."""
-    y = xp.negative(x, out=xp.empty_like(x))
-    xp.minimum(y, _LARGEST_EXPONENT[y.itemsize], out=y)
-    xp.exp(y, out=y)
-    y += 1.0
+    """1 / (1 + e^(−x)) in a new buffer."""
+    y = _one_plus_exp_neg(xp, x)
     return xp.reciprocal(y, out=y)
 
 
@@ -82,12 +89,15 @@ def _alpha_not_negative(x, *, alpha):
     return {"alpha": alpha}
 
 
-@op(flops=lambda x, by, slope: x.size)
+@op(flops=lambda x, by, slope: 2 * x.size)
 def gate(xp, x, by, *, slope=0.0):
     """y = x where by > 0, else slope·x: the adjoint of leaky_relu"""
-    if slope == 0.0:
-        return xp.where(xp.greater(by, 0.0), x, 0.0)
-    return xp.where(xp.greater(by, 0.0), x, x * slope)
+    y = xp.greater(by, 0.0).astype(x.dtype)  # a product: where() mispredicts a branch at random signs
+    if slope:
+        y *= 1.0 - slope
+        y += slope
+    y *= x
+    return y
 
 
 gate.vjp(x=lambda g, by, slope: gate(g, by, slope=slope), by=None)
@@ -135,17 +145,16 @@ def _silu_law(x):
 
 def _silu_forward(x):
     xp = backend.array_module([x])
-    y = _sigmoid(xp, x)
-    y *= x
-    return y, None
+    y = _one_plus_exp_neg(xp, x)
+    return xp.divide(x, y, out=y), None
 
 
 def _silu_backward(g, x, *, hint):
-    """g·s·(1 + x·(1 − s)), with s = sigmoid x"""
+    """g·s·(1 + x − x·s), with s = sigmoid x"""
     xp = backend.array_module([x])
     s = _sigmoid(xp, x)
-    gx = xp.subtract(1.0, s, out=xp.empty_like(s))
-    gx *= x
+    gx = xp.multiply(x, s, out=xp.empty_like(s))
+    xp.subtract(x, gx, out=gx)
     gx += 1.0
     gx *= s
     gx *= g

@@ -1,7 +1,7 @@
 """Arithmetic and the pointwise functions, each with its rule. Operands broadcast as in NumPy.
 
-The gradient of a broadcast operand is summed over the axes along which it was repeated (`unbroadcast`). float32 in,
-float32 out; Python numbers take the dtype of the tensor they meet.
+The gradient of a broadcast operand is summed over the axes along which it was repeated (`unbroadcast`).
+float32 in, float32 out; Python numbers take the dtype of the tensor they meet.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from .. import backend
 from ..errors import ShapeError
 from ..tape import Op, op, recording
 from ..tensor import Tensor
+from .summation import total
 
 _COST = 6  # FLOPs counted for exp, log, sin, … of one element
 
@@ -34,10 +35,10 @@ def broadcast_to(xp, x, *, shape):
 
 @op(flops=lambda x, shape: x.size)
 def sum_to(xp, x, *, shape):
-    """y = x summed over the axes along which `shape` would be broadcast to x.shape; the adjoint of broadcast_to."""
+    """y = x summed over the axes along which `shape` broadcasts to x.shape: the adjoint of broadcast_to."""
     extra = x.ndim - len(shape)
     axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1 and x.shape[i + extra] != 1))
-    return x.sum(axis=axes, keepdims=True).reshape(shape) if axes else x
+    return total(xp, x, axes).reshape(shape) if axes else x
 
 
 broadcast_to.vjp(x=lambda g, x_shape: sum_to(g, shape=x_shape))
@@ -353,7 +354,7 @@ for _op in (logical_not, isfinite, within):
 
 @op(flops=broadcast_size)
 def where(xp, cond, a, b):
-    """y = a where cond, else b. The branch not taken gets the gradient 0, so what its value is does not matter as
+    """y = a where cond, else b. The branch not taken gets the gradient 0, so its value does not matter as
     long as its own derivative is finite: write log(where(x > 0, x, 1.0)), not where(x > 0, log(x), 0.0)."""
     y = xp.where(cond, a, b)
     if y.dtype == xp.float64 and type(a) in _NUMBERS and type(b) in _NUMBERS:
@@ -398,12 +399,12 @@ def _bounds(x, *, low, high):
 
 @op(flops=lambda x, low, high: 2 * x.size, prepare=_bounds)
 def clip(xp, x, *, low=None, high=None):
-    """y = min(max(x, low), high); None is no bound. The derivative is 1 inside and at the bounds, 0 outside."""
+    """y = min(max(x, low), high); None is no bound. The derivative is 1 inside and at the bounds, else 0."""
     y = x if low is None else xp.maximum(x, low)
     return y if high is None else xp.minimum(y, high)
 
 
-clip.vjp(x=lambda g, x, low, high: where(within(x, low=low, high=high), g, 0.0))
+clip.vjp(x=lambda g, x, low, high: g * within(x, low=low, high=high))
 
 
 @op(flops=lambda x: x.size)
@@ -460,7 +461,11 @@ cast = _Cast(_cast, flops=lambda x, dtype: 0, name="cast")
 cast.vjp(x=lambda g, x_dtype: cast(g, dtype=x_dtype))
 
 
-@op(flops=lambda x, device, source: 0, prepare=lambda x, device, source: {"device": device, "source": backend.device_of(x)})
+def _from(x, *, device, source):
+    return {"device": device, "source": backend.device_of(x)}
+
+
+@op(flops=lambda x, device, source: 0, prepare=_from)
 def to_device(xp, x, *, device, source=None):
     """y = x on `device`, "cpu" or "cuda:i". `source`, where x is, is found by the operation itself."""
     return backend.move(x, device)

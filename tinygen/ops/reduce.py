@@ -1,6 +1,6 @@
 """Reductions over axes, softmax, cumulative sums. `axis` is an integer, a tuple of them or None for all axes.
 
-Long float32 sums are formed in blocks, so that the error does not grow with the number of terms (`_sum`).
+Sums of float32 are accurate however long they are (summation.py).
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import numpy as np
 from ..errors import ShapeError
 from ..tape import op
 from .elementwise import _COST, exp, isfinite, mul, where
+from .summation import total
 
 
 def positive_axis(name: str, axis: int, ndim: int) -> int:
     """`axis` counted from the front. Raises ShapeError if there is no such axis."""
     if not -ndim <= axis < ndim:
-        raise ShapeError(f"{name} needs an axis from {-ndim} to {ndim - 1} for {ndim} axes; {axis}." if ndim else
-                         f"{name} needs an axis, and a single number has none; {axis}.")
+        there = f"{-ndim} to {ndim - 1}" if ndim else "none"
+        raise ShapeError(f"{name} needs an axis that is there; {axis} is not among {there}.")
     return axis % ndim
 
 
 def positive_axes(name: str, axis, ndim: int) -> tuple[int, ...]:
-    """`axis`, an integer, a sequence of them, or None for all, as an ascending tuple counted from the front."""
+    """`axis`, an integer, several, or None for all, as an ascending tuple counted from the front."""
     if axis is None:
         return tuple(range(ndim))
     if type(axis) is int:
@@ -64,17 +65,13 @@ def _count(shape, axis) -> int:
     return math.prod([shape[i] for i in axis])
 
 
-def _sum(xp, x, axis, keepdims):
-    return x.sum(axis=axis, keepdims=keepdims)
-
-
 # ---- sums
 
 
 @op(flops=lambda x, axis, keepdims: x.size, prepare=_axes("sum"))
 def sum(xp, x, *, axis=None, keepdims=False):
     """y = Σ x over `axis`"""
-    return _sum(xp, x, axis, keepdims)
+    return total(xp, x, axis, keepdims)
 
 
 @op(flops=lambda x, shape, axis: 0)
@@ -92,7 +89,7 @@ def mean(xp, x, *, axis=None, keepdims=False):
     """y = Σ x / n over `axis`, where n elements share one result; float32 for integers and booleans"""
     if x.dtype.kind != "f":
         x = x.astype(xp.float32)
-    return _sum(xp, x, axis, keepdims) * (1.0 / (_count(x.shape, axis) or math.nan))
+    return total(xp, x, axis, keepdims) * (1.0 / (_count(x.shape, axis) or math.nan))
 
 
 mean.vjp(x=lambda g, x_shape, axis: spread(g * (1.0 / _count(x_shape, axis)), shape=x_shape, axis=axis))
@@ -102,8 +99,8 @@ mean.vjp(x=lambda g, x_shape, axis: spread(g * (1.0 / _count(x_shape, axis)), sh
 def var(xp, x, *, axis=None, keepdims=False, correction=0):
     """y = Σ (x − mean x)² / (n − correction) over `axis`: biased unless correction=1"""
     n = _count(x.shape, axis)
-    d = x - _sum(xp, x, axis, True) * (1.0 / (n or math.nan))
-    return _sum(xp, xp.square(d), axis, keepdims) * (1.0 / ((n - correction) or math.nan))
+    d = x - total(xp, x, axis, True) * (1.0 / (n or math.nan))
+    return total(xp, xp.square(d), axis, keepdims) * (1.0 / ((n - correction) or math.nan))
 
 
 def _var_rule(g, x, axis, correction):
@@ -117,7 +114,7 @@ var.vjp(x=_var_rule)
 @op(flops=lambda x, axis, keepdims, eps: 2 * x.size, prepare=_axes("norm"))
 def norm(xp, x, *, axis=None, keepdims=False, eps=1e-12):
     """y = √(Σ x² + eps) over `axis`. With eps = 0 the gradient at x = 0 is NaN."""
-    return xp.sqrt(_sum(xp, xp.square(x), axis, keepdims) + eps)
+    return xp.sqrt(total(xp, xp.square(x), axis, keepdims) + eps)
 
 
 norm.vjp(x=lambda g, x, y, x_shape, axis: spread(g / y, shape=x_shape, axis=axis) * x)
@@ -184,9 +181,9 @@ def _shifted_exp(xp, x, axis):
     """(m, e^(x − m), Σ e^(x − m)) with m the largest x, or 0 where that is infinite."""
     m = x.max(axis=axis, keepdims=True)
     m = xp.where(xp.isfinite(m), m, xp.zeros_like(m))
-    e = xp.subtract(x, m)
-    e = xp.exp(e, out=e)
-    return m, e, _sum(xp, e, axis, True)
+    e = xp.subtract(x, m, out=xp.empty_like(x))
+    xp.exp(e, out=e)
+    return m, e, total(xp, e, axis, True)
 
 
 @op(flops=lambda x, axis, keepdims: (_COST + 3) * x.size, prepare=_axes("logsumexp"))

@@ -23,7 +23,7 @@ def _full_shape(x, *, shape):
     if -1 in shape:
         known = math.prod([n for n in shape if n != -1])
         if shape.count(-1) > 1 or known == 0 or x.size % known:
-            raise ShapeError(f"reshape needs to divide {x.size} elements evenly among {shape}, with one -1 at most.")
+            raise ShapeError(f"reshape needs one -1 at most, whole lengths; {x.size} elements into {shape}.")
         shape = tuple([x.size // known if n == -1 else n for n in shape])
     elif math.prod(shape) != x.size:
         raise ShapeError(f"reshape keeps the number of elements; {x.size} != {math.prod(shape)} of {shape}.")
@@ -32,7 +32,7 @@ def _full_shape(x, *, shape):
 
 @op(flops=lambda x, shape: 0, prepare=_full_shape)
 def reshape(xp, x, *, shape):
-    """y = the elements of x, in their order, in `shape`; one length may be −1 (a view where x is contiguous)"""
+    """y = the elements of x in order, in `shape`; one length may be −1 (a view where x is contiguous)"""
     return x.reshape(shape)
 
 
@@ -75,7 +75,8 @@ def swapaxes(x: Tensor, a: int, b: int) -> Tensor:
 def moveaxis(x: Tensor, source: int, destination: int) -> Tensor:
     """x with the axis `source` moved to position `destination`, the others in order (a view)."""
     axes = list(range(x.ndim))
-    axes.insert(positive_axis("moveaxis", destination, x.ndim), axes.pop(positive_axis("moveaxis", source, x.ndim)))
+    source, destination = (positive_axis("moveaxis", a, x.ndim) for a in (source, destination))
+    axes.insert(destination, axes.pop(source))
     return transpose(x, axes=axes)
 
 
@@ -88,8 +89,9 @@ def expand_dims(x: Tensor, axis) -> Tensor:
 
 
 def squeeze(x: Tensor, axis=None) -> Tensor:
-    """x without the axes `axis`, which have length 1; None: without all such. Raises ShapeError for a longer axis."""
-    axes = [i for i, n in enumerate(x.shape) if n == 1] if axis is None else positive_axes("squeeze", axis, x.ndim)
+    """x without the axes `axis`; None: all of length 1. Raises ShapeError for an axis of another length."""
+    short = [i for i, n in enumerate(x.shape) if n == 1]
+    axes = short if axis is None else positive_axes("squeeze", axis, x.ndim)
     for i in axes:
         if x.shape[i] != 1:
             raise ShapeError(f"squeeze needs axes of length 1; axis {i} of {x.shape} has {x.shape[i]}.")
@@ -122,11 +124,12 @@ def _cut(g: Tensor, axis: int, start: int, stop: int) -> Tensor:
 def _joinable(*xs, axis):
     if not xs:
         raise ShapeError("concat needs at least one tensor.")
-    shape = xs[0].shape
-    axis = positive_axis("concat", axis, len(shape))
+    first = xs[0].shape
+    axis = positive_axis("concat", axis, len(first))
+    others = first[:axis], first[axis + 1 :]
     for x in xs:
-        if len(x.shape) != len(shape) or x.shape[:axis] + x.shape[axis + 1 :] != shape[:axis] + shape[axis + 1 :]:
-            raise ShapeError(f"concat needs equal shapes but for axis {axis}; {x.shape} does not go with {shape}.")
+        if x.ndim != len(first) or (x.shape[:axis], x.shape[axis + 1 :]) != others:
+            raise ShapeError(f"concat needs equal shapes but for axis {axis}; {x.shape} after {first}.")
     return {"axis": axis}
 
 
@@ -167,7 +170,7 @@ def _sizes(x, *, sections, axis):
     n = x.shape[axis]
     if hasattr(sections, "__index__"):
         if sections < 1 or n % sections:
-            raise ShapeError(f"split needs axis {axis} divisible by the number of sections; {n} by {sections}.")
+            raise ShapeError(f"split needs axis {axis} divisible by the number of parts; {n} by {sections}.")
         sections = (n // sections,) * int(sections)
     sections = tuple([int(s) for s in sections])
     if builtins.sum(sections) != n or builtins.min(sections, default=0) < 0:
@@ -218,16 +221,18 @@ def _widths(name):
     def prepare(x, *, widths, mode, **attrs):
         if len(widths) != x.ndim:
             raise ShapeError(f"{name} needs a width for each axis; {len(widths)} != {x.ndim}.")
-        pairs = tuple([(int(w), int(w)) if hasattr(w, "__index__") else (int(w[0]), int(w[1])) for w in widths])
+        widths = [(w, w) if hasattr(w, "__index__") else w for w in widths]
+        pairs = tuple([(int(before), int(after)) for before, after in widths])
         if mode not in ("zero", "reflect", "edge"):
             raise ShapeError(f"{name} needs mode to be 'zero', 'reflect' or 'edge'; {mode!r}.")
-        for i, (n, (before, after)) in enumerate(zip(x.shape, pairs)):
+        for axis, ((before, after), n) in enumerate(zip(pairs, x.shape)):
             if before < 0 or after < 0:
-                raise ShapeError(f"{name} needs widths >= 0; {(before, after)} on axis {i}.")
+                raise ShapeError(f"{name} needs widths >= 0; {(before, after)} on axis {axis}.")
             n -= 0 if name == "pad" else before + after
-            least = 0 if mode == "zero" or not before + after else 1 if mode == "edge" else 1 + builtins.max(before, after)
-            if n < least:
-                raise ShapeError(f"{name} by {(before, after)} in mode {mode} needs at least {least} inside axis {i}; {n}.")
+            needed = {"zero": 0, "edge": 1, "reflect": 1 + builtins.max(before, after)}[mode]
+            if n < needed and (before or after):
+                raise ShapeError(f"{name} by {(before, after)} in mode {mode!r} needs {needed} elements on "
+                                 f"axis {axis}; {n}.")
         return {"widths": pairs, "mode": mode, **attrs}
 
     return prepare
@@ -247,8 +252,8 @@ def _source(n: int, before: int, after: int, mode: str) -> list[int]:
 
 @op(flops=lambda x, widths, mode, value: 0, prepare=_widths("pad"))
 def pad(xp, x, *, widths, mode="zero", value=0.0):
-    """y = x with margins. widths: (before, after), or one number for both, for each axis. mode "zero": filled with
-    `value`; "edge": with the nearest element; "reflect": mirrored about the first and last element, not repeated"""
+    """y = x with margins. widths: for each axis (before, after), or one number for both. mode "zero": filled
+    with `value`; "edge": with the nearest element; "reflect": mirrored about the outermost element"""
     if mode == "zero":
         shape = tuple([n + before + after for n, (before, after) in zip(x.shape, widths)])
         y = xp.zeros(shape, x.dtype) if value == 0 else xp.full(shape, value, x.dtype)
@@ -262,8 +267,8 @@ def pad(xp, x, *, widths, mode="zero", value=0.0):
 
 @op(flops=lambda x, widths, mode: 0 if mode == "zero" else x.size, prepare=_widths("unpad"))
 def unpad(xp, x, *, widths, mode="zero"):
-    """y = x without its margins; their elements are added to those that pad had copied (mode "zero": dropped, and y
-    is a view). The adjoint of pad"""
+    """y = x without its margins, whose elements are added to those that pad had copied (mode "zero": dropped,
+    and y is a view): the adjoint of pad"""
     inside = _inside(x.shape, widths)
     if mode == "zero":
         return x[inside]
@@ -309,7 +314,7 @@ def _shifts(x, *, shift, axis):
 
 @op(flops=lambda x, shift, axis: 0, prepare=_shifts)
 def roll(xp, x, *, shift, axis):
-    """y = x moved by `shift` along `axis`, both integers or tuples; what leaves at one end enters at the other"""
+    """y = x moved by `shift` along `axis`, integers or tuples; what leaves at one end enters at the other"""
     return xp.roll(x, shift, axis)
 
 
