@@ -1,0 +1,49 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, eq. 1). Derivation: README.md.
+
+The seam: the functions here look at what kind of array came and hand it to the code for that device.
+"""
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+@cache
+def _backend(kind: type) -> ModuleType:
+    if issubclass(kind, np.ndarray):
+        # Here, so that Numba is loaded by the first call and not by import.
+        from tinygen.kernels.attention import cpu
+
+        return cpu
+    raise TypeError(
+        f"the attention kernel runs on numpy arrays and was given a {kind.__module__}.{kind.__qualname__}; "
+        "move the data to the cpu, or use the law (impl='law')."
+    )
+
+
+def _module(x: Any) -> ModuleType:
+    module = _backend(type(x))
+    if x.dtype not in _FLOATS:
+        raise TypeError(f"the attention kernel takes float32 or float64, not {x.dtype}: cast the input.")
+    return module
+
+
+def forward(q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float) -> tuple[Any, Any]:
+    """y = softmax(q kᵀ · scale, over the keys that may be seen) v.
+
+    q N,heads,Tq,d; k N,heads,Tk,d; v N,heads,Tk,dv, all float32 or all float64; mask None or bool,
+    broadcastable to N,heads,Tq,Tk (True: query may attend to key). causal: query i sees key j iff j <= i +
+    (Tk - Tq). A query that sees no key gives 0. Returns y N,heads,Tq,dv and the saved log-sum-exp, opaque,
+    for `backward`. Raises TypeError for other dtypes and kinds of array.
+    """
+    return _module(q).forward(q, k, v, mask, causal=causal, scale=scale)
+
+
+def backward(
+    g: Any, q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float, hint: Any
+) -> tuple[Any, Any, Any]:
+    """Gradients (gq, gk, gv) of sum(g·y) for q, k, v; g N,heads,Tq,dv; hint is what `forward` returned."""
+    return _module(q).backward(g, q, k, v, mask, causal=causal, scale=scale, hint=hint)
