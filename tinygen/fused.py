@@ -173,10 +173,13 @@ def recompute(fn: Callable) -> Callable:
             return fn(*inputs, **constants)
         with recording(True):
             mark = next(tape._numbers)
-            y = fn(*[_own(t) for t in inputs], **constants)
+            own = [_apart(t) for t in inputs]
+            y = fn(*own, **constants)
         if y.node is None or y.node.id < mark:
             return y
-        outside = _outside(y.node, mark, {t.node for t in inputs if isinstance(t, Tensor) and t.node is not None})
+        outside = _outside(y.node, mark, set(_nodes(own)))
+        if not outside and all(node is None for node in _nodes(inputs)):
+            return y.detach()
         return wrap(y.data, _rerun_node(fn, inputs, constants, outside, y))
 
     return run
@@ -199,36 +202,42 @@ class _Rerun:
         tape._replaying = True
         try:
             with recording(True):
-                leaves = [_own(t) for t in node.inputs]
+                leaves = [_apart(t) for t in node.inputs]
                 y = self.fn(*leaves, **self.constants)
         finally:
             tape._replaying = before
-        own = [t.node if isinstance(t, Tensor) else None for t in leaves]
+        own = _nodes(leaves)
         targets = [n for n in own if n is not None] + self.outside
         found = iter(pull(y.node, g, targets, create_graph=again, retain=again, through=False))
         grads = [None if n is None else next(found) for n in own] + list(found)
         return tuple(grads) if len(grads) > 1 else grads[0]
 
 
-def _outside(root, mark: int, inputs: set) -> list:
-    """The nodes older than `mark` that the graph below `root` reaches, other than the function's own inputs."""
-    seen, stack, found = {root}, [root], {}
+def _apart(t: Any) -> Any:
+    """A recorded tensor under a node of its own, which tells its use as an input from other uses; else t itself."""
+    return _own(t) if isinstance(t, Tensor) and t.node is not None else t
+
+
+def _nodes(inputs) -> list:
+    return [t.node if isinstance(t, Tensor) else None for t in inputs]
+
+
+def _outside(root, mark: int, own: set) -> list:
+    """The nodes older than `mark` that the graph below `root` reaches other than through the function's own inputs."""
+    seen, stack, found = {root, *own}, [root], []
     while stack:
         for parent in stack.pop().parents:
             if parent is None or parent in seen:
                 continue
             seen.add(parent)
-            if parent.id > mark:
-                stack.append(parent)
-            else:
-                found[parent] = True
-    return sorted((n for n in found if n not in inputs), key=lambda n: n.id)
+            (stack if parent.id > mark else found).append(parent)
+    return sorted(found, key=lambda n: n.id)
 
 
 def _rerun_node(fn, inputs, constants, outside, y):
     node = tape.leaf(y.shape, y.dtype)
     node.op, node.inputs = _Rerun(fn, constants, outside), list(inputs)
-    node.parents = [t.node if isinstance(t, Tensor) else None for t in inputs] + outside
+    node.parents = _nodes(inputs) + outside
     node.site = tape.trace.call_site()
     return node
 

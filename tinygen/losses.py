@@ -1,7 +1,8 @@
 """The losses, as plain functions of tensors: differentiable to any order, since they are made of operations.
 
-`reduction` says what becomes of the elements: "mean" over all of them, "sum", or "none" for the elements themselves.
-Predictions and targets must have one shape: a silent (N,) against (N, 1) makes N² differences out of N.
+`reduction` says what becomes of the elements: "mean" over all of them, "sum", or "none" for the elements
+themselves. Predictions and targets must have one shape: a silent (N,) against (N, 1) makes N² differences out
+of N.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def l1(x: Tensor, target: Any, reduction: str = "mean") -> Tensor:
 
 
 def huber(x: Tensor, target: Any, delta: float = 1.0, reduction: str = "mean") -> Tensor:
-    """½ d² where |d| ≤ delta, else delta·(|d| − ½ delta), d = x − target (Huber 1964, "Robust Estimation of a Location
-    Parameter", example (iii)). Both of one shape."""
+    """½ d² where |d| ≤ delta, else delta·(|d| − ½ delta), d = x − target (Huber 1964, "Robust Estimation of a
+    Location Parameter", example (iii)). Both of one shape."""
     x, target = _pair("huber", x, target)
     size = ops.abs(x - target)
     near = ops.minimum(size, delta)
@@ -60,27 +61,29 @@ def huber(x: Tensor, target: Any, delta: float = 1.0, reduction: str = "mean") -
 
 
 def bce_with_logits(logits: Tensor, target: Any, reduction: str = "mean") -> Tensor:
-    """−t·log σ(z) − (1 − t)·log(1 − σ(z)) = softplus(z) − t·z, for z the logits and t in [0, 1]; in nats, finite for
-    every finite z (Bishop 2006, eq. 4.90). Both of one shape."""
+    """−t·log σ(z) − (1 − t)·log(1 − σ(z)) = softplus(z) − t·z, for z the logits and t in [0, 1]; in nats,
+    finite for every finite z (Bishop 2006, eq. 4.90). Both of one shape."""
     logits, target = _pair("bce_with_logits", logits, target)
     return reduced(ops.softplus(logits) - target * logits, reduction)
 
 
 def cross_entropy(logits: Tensor, labels: Any, reduction: str = "mean") -> Tensor:
-    """−log softmax(logits)[label], in nats (Bishop 2006, eq. 4.108). logits (…, K); labels (…) integers in [0, K)."""
+    """−log softmax(logits)[label], in nats (Bishop 2006, eq. 4.108). logits (…, K); labels (…) integers in
+    [0, K)."""
     return reduced(ops.softmax_cross_entropy(logits, labels), reduction)
 
 
 def gaussian_nll(x: Any, mean: Tensor, logvar: Tensor, reduction: str = "mean") -> Tensor:
-    """−log N(x; mean, exp logvar) = ½·(log 2π + logvar + (x − mean)²·exp(−logvar)) of each element, in nats (Bishop
-    2006, eq. 1.46). x and mean of one shape; logvar may broadcast to it."""
+    """−log N(x; mean, exp logvar) = ½·(log 2π + logvar + (x − mean)²·exp(−logvar)) of each element, in nats
+    (Bishop 2006, eq. 1.46). x and mean of one shape; logvar may broadcast to it."""
     mean, x = _pair("gaussian_nll", mean, x)
-    return reduced(0.5 * (ops.square(x - mean) * ops.exp(-logvar) + logvar + math.log(2 * math.pi)), reduction)
+    elements = ops.square(x - mean) * ops.exp(-logvar) + logvar + math.log(2 * math.pi)
+    return reduced(0.5 * elements, reduction)
 
 
 def kl_normal(mean: Tensor, logvar: Tensor, reduction: str = "mean") -> Tensor:
-    """KL(N(mean, exp logvar) ‖ N(0, I)) = ½ Σ (mean² + exp logvar − 1 − logvar), in nats (Kingma and Welling 2014,
-    "Auto-Encoding Variational Bayes", appendix B).
+    """KL(N(mean, exp logvar) ‖ N(0, I)) = ½ Σ (mean² + exp logvar − 1 − logvar), in nats (Kingma and Welling
+    2014, "Auto-Encoding Variational Bayes", appendix B).
 
     mean, logvar (N, …) of one shape. Summed over all axes but the first; reduction is over the N samples.
     """
@@ -105,7 +108,8 @@ class GanLoss(NamedTuple):
 
 
 def d_logistic(real: Tensor, fake: Tensor) -> Tensor:
-    """−E log σ(real) − E log(1 − σ(fake)) (Goodfellow et al. 2014, "Generative Adversarial Nets", eq. 1, negated)"""
+    """−E log σ(real) − E log(1 − σ(fake)) (Goodfellow et al. 2014, "Generative Adversarial Nets", eq. 1,
+    negated)"""
     return ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(fake))
 
 
@@ -120,7 +124,8 @@ def g_non_saturating(fake: Tensor) -> Tensor:
 
 
 def d_hinge(real: Tensor, fake: Tensor) -> Tensor:
-    """E max(0, 1 − real) + E max(0, 1 + fake) (Lim and Ye 2017, "Geometric GAN", eq. 17; Miyato et al. 2018, eq. 16)"""
+    """E max(0, 1 − real) + E max(0, 1 + fake) (Lim and Ye 2017, "Geometric GAN", eq. 17; Miyato et al. 2018,
+    eq. 16)"""
     return ops.mean(ops.relu(1 - real)) + ops.mean(ops.relu(1 + fake))
 
 
@@ -135,7 +140,8 @@ def g_least_squares(fake: Tensor) -> Tensor:
 
 
 def d_wasserstein(real: Tensor, fake: Tensor) -> Tensor:
-    """E fake − E real (Arjovsky et al. 2017, "Wasserstein GAN", eq. 2, negated); the critic must be kept 1-Lipschitz"""
+    """E fake − E real (Arjovsky et al. 2017, "Wasserstein GAN", eq. 2, negated); the critic must be kept
+    1-Lipschitz"""
     return ops.mean(fake) - ops.mean(real)
 
 
@@ -163,30 +169,34 @@ GAN_LOSSES: dict[str, GanLoss] = {
 
 
 def _input_gradient(D: Callable[[Tensor], Tensor], x: Any) -> Tensor:
-    """∂D/∂x of each sample, itself differentiable. The sum over the batch keeps the samples apart, provided that D
-    treats each by itself (no batch norm)."""
+    """∂D/∂x of each sample, itself differentiable. The sum over the batch keeps the samples apart, provided
+    that D treats each by itself (no batch norm)."""
     x = Tensor(x.data if isinstance(x, Tensor) else x, requires_grad=True)
     return grad(ops.sum(D(x)), x, create_graph=True)
 
 
 def interpolate(real: Any, fake: Any, u: Any) -> Tensor:
-    """u·real + (1 − u)·fake, constant: where the gradient penalty looks (Gulrajani et al. 2017, Algorithm 1, line 6).
+    """u·real + (1 − u)·fake, constant: where the gradient penalty looks (Gulrajani et al. 2017, Algorithm 1,
+    line 6).
 
     real, fake (N, …); u (N,), uniform in [0, 1): one number a sample.
     """
     real, fake, u = (t.data if isinstance(t, Tensor) else np.asarray(t) for t in (real, fake, u))
     if real.shape != fake.shape or u.shape != real.shape[:1]:
-        raise ShapeError(f"interpolate needs real and fake of one shape and u (N,); got {real.shape}, {fake.shape} and "
-                         f"{u.shape}.")
+        raise ShapeError(f"interpolate needs real and fake of one shape and u (N,); got {real.shape}, "
+                         f"{fake.shape} and {u.shape}.")
     u = u.astype(real.dtype).reshape(-1, *[1] * (real.ndim - 1))
     return Tensor(u * real + (1 - u) * fake)
 
 
-def gradient_penalty(D: Callable[[Tensor], Tensor], x: Any, target: float = 1.0, reduction: str = "mean") -> Tensor:
-    """E (‖∂D/∂x‖ − target)², the norm over all axes of each sample, √(‖·‖² + 1e-12) so that it has a slope at 0
-    (Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", eq. 3 with target 1; target 0 penalises any slope).
+def gradient_penalty(D: Callable[[Tensor], Tensor], x: Any, target: float = 1.0,
+                     reduction: str = "mean") -> Tensor:
+    """E (‖∂D/∂x‖ − target)², the norm over all axes of each sample, √(‖·‖² + 1e-12) so that it has a slope at
+    0 (Gulrajani et al. 2017, "Improved Training of Wasserstein GANs", eq. 3 with target 1; target 0 penalises
+    any slope).
 
-    D maps (N, …) to one number a sample, without batch norm; x (N, …), see `interpolate`. Multiply by λ outside.
+    D maps (N, …) to one number a sample, without batch norm; x (N, …), see `interpolate`. Multiply by λ
+    outside.
     """
     g = _input_gradient(D, x)
     norm = ops.sqrt(per_sample(ops.square(g)) + 1e-12)
@@ -194,6 +204,6 @@ def gradient_penalty(D: Callable[[Tensor], Tensor], x: Any, target: float = 1.0,
 
 
 def r1_penalty(D: Callable[[Tensor], Tensor], real: Any, reduction: str = "mean") -> Tensor:
-    """E ‖∂D/∂x‖² at real samples (Mescheder, Geiger and Nowozin 2018, "Which Training Methods for GANs do actually
-    Converge?", eq. 9, without its γ/2). D and x as in `gradient_penalty`."""
+    """E ‖∂D/∂x‖² at real samples (Mescheder, Geiger and Nowozin 2018, "Which Training Methods for GANs do
+    actually Converge?", eq. 9, without its γ/2). D and x as in `gradient_penalty`."""
     return reduced(per_sample(ops.square(_input_gradient(D, real))), reduction)

@@ -1,7 +1,7 @@
 """Batch norm on the CPU: one pass for the sums of every channel, one for the result, both ways.
 
-Forward and backward are the same two loops. The rows are dealt to a fixed number of blocks, so the sums have one order
-whatever the thread count.
+Forward and backward are the same two loops. The rows are dealt to a fixed number of blocks, so the sums have
+one order whatever the thread count.
 """
 
 import numpy as np
@@ -50,15 +50,16 @@ def forward(x, w, b, *, eps):
     rows, t = _rows(x, x.shape[-1]), x.dtype.type
     M, C = rows.shape
     # Sums about the first row: no cancellation when the mean is large, and still one pass.
-    shift = rows[0].copy()
-    first, second = _reduce(rows, rows, shift, shift)
-    mean, var = shift + first / M, np.maximum(second / M - (first / M) ** 2, 0.0)
+    start = rows[0].copy()
+    first, second = _reduce(rows, rows, start, start)
+    mean, var = start + first / M, np.maximum(second / M - (first / M) ** 2, 0.0)
     rstd = 1.0 / np.sqrt(var + eps)
     centre = mean.astype(t)
     scale = rstd * w
     y = np.empty(x.shape, t)
-    _combine(rows, rows, centre, np.zeros(C, t), scale.astype(t), (b - (mean - centre) * scale).astype(t),
-             min(_BLOCKS, M), y.reshape(M, C))
+    shift = b - (mean - centre) * scale
+    _combine(rows, rows, centre, np.zeros(C, t), scale.astype(t), shift.astype(t), min(_BLOCKS, M),
+             y.reshape(M, C))
     return (y, centre, var.astype(t)), (mean, rstd)
 
 
@@ -74,6 +75,7 @@ def backward(g, x, w, b, *, eps, hint):
     scale = rstd * w
     slope = 2 * g_var / M - scale * rstd * gw / M
     gx = np.empty(x.shape, t)
-    _combine(grads, rows, centre, scale.astype(t), slope.astype(t),
-             (g_mean / M - scale * gb / M - (mean - centre) * slope).astype(t), min(_BLOCKS, M), gx.reshape(M, C))
+    constant = (g_mean - scale * gb) / M - (mean - centre) * slope
+    _combine(grads, rows, centre, scale.astype(t), slope.astype(t), constant.astype(t), min(_BLOCKS, M),
+             gx.reshape(M, C))
     return gx, gw.astype(t), gb.astype(t)

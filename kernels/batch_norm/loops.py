@@ -34,5 +34,6 @@ def backward(g, g_mean, g_var, x, w, mean, var, eps):
             gb[c] += g[m, c]
         for m in range(M):
             d = x[m, c] - mean[c]
-            gx[m, c] = s * w[c] * (g[m, c] - gb[c] / M - d * s * gw[c] / M) + g_mean[c] / M + g_var[c] * 2 * d / M
+            gx[m, c] = s * w[c] * (g[m, c] - gb[c] / M - d * s * gw[c] / M)
+            gx[m, c] += g_mean[c] / M + 2 * g_var[c] * d / M
     return gx, gw, gb

@@ -12,8 +12,8 @@ import numpy as np
 def _module(x: Any) -> ModuleType:
     if isinstance(x, np.ndarray):
         if x.dtype not in (np.float32, np.float64):
-            raise TypeError(f"the layer-norm kernel takes float32 or float64 and was given {x.dtype}; cast the input.")
-        from tinygen.kernels.layer_norm import cpu  # here, so that Numba is loaded by the first call, not by import
+            raise TypeError(f"the layer-norm kernel takes float32 or float64, not {x.dtype}; cast the input.")
+        from tinygen.kernels.layer_norm import cpu  # here: Numba is loaded by the first call, not by import
 
         return cpu
     raise TypeError(f"the layer-norm kernel runs on numpy arrays and was given a {type(x).__module__}."
@@ -23,12 +23,13 @@ def _module(x: Any) -> ModuleType:
 def forward(x: Any, w: Any, b: Any, *, eps: float) -> tuple[Any, Any]:
     """y = (x − mean) / √(var + eps) · w + b, mean and biased var over the last axis.
 
-    x …,C float32 or float64; w, b (C,) of the same dtype. Returns y (shape and dtype of x) and the saved statistics,
-    opaque, for `backward`. Raises TypeError for other dtypes and kinds of array.
+    x …,C float32 or float64; w, b (C,) of the same dtype. Returns y (shape and dtype of x) and the saved
+    statistics, opaque, for `backward`. Raises TypeError for other dtypes and kinds of array.
     """
     return _module(x).forward(x, w, b, eps=eps)
 
 
 def backward(g: Any, x: Any, w: Any, b: Any, *, eps: float, hint: Any) -> tuple[Any, Any, Any]:
-    """Gradients (gx, gw, gb) of sum(g·y) for x, w, b; g has x's shape and dtype; hint is what `forward` returned."""
+    """Gradients (gx, gw, gb) of sum(g·y) for x, w, b; g has x's shape and dtype; hint is what `forward`
+    returned."""
     return _module(x).backward(g, x, w, b, eps=eps, hint=hint)

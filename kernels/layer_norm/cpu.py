@@ -1,6 +1,8 @@
-"""Layer norm on the CPU: each row is read from memory once, its later passes find it in the first-level cache.
+"""Layer norm on the CPU: each row is read from memory once, its later passes find it in the first-level
+cache.
 
-The rows are dealt to a fixed number of blocks, so the sums over rows have one order whatever the thread count.
+The rows are dealt to a fixed number of blocks, so the sums over rows have one order whatever the thread
+count.
 """
 
 import math
@@ -9,7 +11,8 @@ import numpy as np
 from numba import njit, prange
 
 _BLOCKS = 16
-_FLAGS = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True, "parallel": True}
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+_FLAGS = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "parallel": True}
 
 
 @njit(**_FLAGS)
@@ -72,7 +75,8 @@ def forward(x, w, b, *, eps):
     y = np.empty(x.shape, x.dtype)
     mean, rstd = np.empty(R, x.dtype), np.empty(R, x.dtype)
     if x.size:
-        _forward(_rows(x, (R, C)), _rows(w, C), _rows(b, C), float(eps), min(R, _BLOCKS), y.reshape(R, C), mean, rstd)
+        blocks = min(R, _BLOCKS)
+        _forward(_rows(x, (R, C)), _rows(w, C), _rows(b, C), float(eps), blocks, y.reshape(R, C), mean, rstd)
     return y, (mean, rstd)
 
 
@@ -83,5 +87,6 @@ def backward(g, x, w, b, *, eps, hint):
     gx = np.empty(x.shape, x.dtype)
     gw, gb = np.zeros((_BLOCKS, C)), np.zeros((_BLOCKS, C))
     if x.size:
-        _backward(_rows(g, (R, C)), _rows(x, (R, C)), _rows(w, C), *hint, min(R, _BLOCKS), gx.reshape(R, C), gw, gb)
+        blocks = min(R, _BLOCKS)
+        _backward(_rows(g, (R, C)), _rows(x, (R, C)), _rows(w, C), *hint, blocks, gx.reshape(R, C), gw, gb)
     return gx, gw.sum(0).astype(x.dtype), gb.sum(0).astype(x.dtype)

@@ -1,4 +1,5 @@
-"""Scaled dot-product attention: a law in plain operations, and kernels for its value and its first gradient."""
+"""Scaled dot-product attention: a law in plain operations, and kernels for its value and its first
+gradient."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ from .shape import swapaxes
 def attention_law(q, k, v, mask=None, *, causal=False, scale=None):
     """y = softmax(q kᵀ · scale + mask) v (Vaswani et al. 2017, "Attention Is All You Need", eq. 1)
 
-    q (N, heads, Tq, d); k (N, heads, Tk, d); v (N, heads, Tk, dv) → y (N, heads, Tq, dv). scale: 1/√d if None.
-    causal: query i sees key j only where j ≤ i + Tk − Tq, so that the last query sees every key.
-    mask, broadcastable to (N, heads, Tq, Tk): boolean, True where a query may attend; or float, added to the scores,
-    differentiable, −inf meaning "may not". A query that may attend to nothing gives 0, and zero gradients at every
-    order. Raises ShapeError, DtypeError.
+    q (N, heads, Tq, d); k (N, heads, Tk, d); v (N, heads, Tk, dv) → y (N, heads, Tq, dv). scale: 1/√d if
+    None. causal: query i sees key j only where j ≤ i + Tk − Tq, so that the last query sees every key.
+    mask, broadcastable to (N, heads, Tq, Tk): boolean, True where a query may attend; or float, added to the
+    scores, differentiable, −inf meaning "may not". A query that may attend to nothing gives 0, and zero
+    gradients at every order. Raises ShapeError, DtypeError.
     """
     scores = matmul(q, swapaxes(k, -1, -2)) * scale  # N, heads, Tq, Tk
     xp = backend.array_module([q.data])
@@ -53,20 +54,20 @@ def _prepare(q, k, v, mask=None, *, causal=False, scale=None) -> dict:
         if a.dtype.kind != "f" or a.dtype != q.dtype:
             raise DtypeError(f"attention needs q, k and v of one float type; {q.dtype} and {a.dtype} meet.")
     if not q.shape[:2] == k.shape[:2] == v.shape[:2]:
-        raise ShapeError(f"attention needs the same N and heads in q, k and v; {q.shape[:2]}, {k.shape[:2]} and "
-                         f"{v.shape[:2]} differ.")
+        raise ShapeError(f"attention needs the same N and heads in q, k and v; {q.shape[:2]}, {k.shape[:2]} "
+                         f"and {v.shape[:2]} differ.")
     if q.shape[3] != k.shape[3]:
         raise ShapeError(f"attention needs q.d == k.d; {q.shape[3]} ≠ {k.shape[3]}.")
     if k.shape[2] != v.shape[2]:
         raise ShapeError(f"attention needs k.T == v.T; {k.shape[2]} ≠ {v.shape[2]}.")
     if mask is not None:
         scores = (*q.shape[:3], k.shape[2])
-        if getattr(mask, "ndim", 5) > 4 or any(m not in (1, n) for m, n in zip(mask.shape[::-1], scores[::-1])):
-            raise ShapeError(f"attention needs a mask that broadcasts to (N, heads, Tq, Tk) = {scores}; got "
-                             f"{getattr(mask, 'shape', mask)}.")
+        if mask.ndim > 4 or any(m not in (1, n) for m, n in zip(mask.shape[::-1], scores[::-1])):
+            raise ShapeError(f"attention needs a mask that broadcasts to (N, heads, Tq, Tk) = {scores}; "
+                             f"got {mask.shape}.")
         if mask.dtype.kind not in "bf":
-            raise DtypeError(f"attention needs a mask of booleans (True: may attend) or floats (added to the scores), "
-                             f"not {mask.dtype}.")
+            raise DtypeError("attention needs a mask of booleans (True: may attend) or floats (added to the "
+                             f"scores), not {mask.dtype}.")
     return {"causal": bool(causal), "scale": 1 / math.sqrt(q.shape[3]) if scale is None else float(scale)}
 
 
@@ -82,7 +83,7 @@ def _flops(q, k, v, mask=None, **attrs) -> int:
 
 def _forward(q, k, v, mask, *, causal, scale):
     if mask is not None and mask.dtype.kind != "b":
-        raise DtypeError("attention's kernel takes boolean masks; a float mask runs the law (impl='law', the default).")
+        raise DtypeError("attention's kernel takes boolean masks; a float mask runs the law: leave out impl.")
     return kernel.forward(q, k, v, mask, causal=causal, scale=scale)
 
 

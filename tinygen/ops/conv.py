@@ -1,16 +1,16 @@
-"""The convolutions. conv2d, its gradient in the image and its gradient in the weights are each other's rules, so the
-family is closed: a gradient of any order is again a convolution and needs no law.
+"""The convolutions. conv2d, its gradient in the image and its gradient in the weights are each other's rules,
+so the family is closed: a gradient of any order is again a convolution and needs no law.
 
     y[n, i, j, f] = Σ_{u, v, c} x[n, i·s + u·d − p, j·s + v·d − p, c] · w[u, v, c, f]
 
-That sum is linear in x and in w. With ⟨a, b⟩ = Σ a·b, all three forms are one trilinear expression T(x, w, g) = ⟨g, y⟩:
-conv2d leaves g out, conv2d_input_grad leaves x out, conv2d_weight_grad leaves w out; the derivative of one of them
-in one of its operands leaves out that operand instead. (Cross-correlation, as everywhere in deep learning; the
-geometry follows Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep learning".)
+That sum is linear in x and in w. All three forms are one trilinear expression, Σ g·y, short of one factor:
+conv2d leaves out g, conv2d_input_grad x, conv2d_weight_grad w; the derivative of one of them in one of its
+operands leaves out that operand instead. (Cross-correlation, as everywhere in deep learning; the geometry
+follows Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep learning".)
 
-Everywhere: x (N, H, W, C); w (kh, kw, C/groups, F); y and gy (N, OH, OW, F). stride and dilation: a number, or
-(rows, columns). padding with zeros: a number; (rows, columns); ((top, bottom), (left, right)); or "same", for
-OH = ⌈H / stride⌉ with the odd row or column at the bottom or right.
+Everywhere: x (N, H, W, C); w (kh, kw, C/groups, F); y and gy (N, OH, OW, F). stride and dilation: a number,
+or (rows, columns). padding with zeros: a number; (rows, columns); ((top, bottom), (left, right)); or "same",
+for OH = ⌈H / stride⌉ with the odd row or column at the bottom or right.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _pads(name: str, padding, image, kernel_size, stride, dilation) -> tuple[Pai
     else:
         pads = tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)
     if not pads or not all(len(p) == 2 and isinstance(p[0], int) and p[0] >= 0 and p[1] >= 0 for p in pads):
-        raise ShapeError(f"{name} needs padding ≥ 0 as a number, (rows, columns), ((top, bottom), (left, right)) "
-                         f"or 'same'; got {padding!r}.")
+        raise ShapeError(f"{name} needs padding ≥ 0 as a number, (rows, columns), ((top, bottom), (left, "
+                         f"right)) or 'same'; got {padding!r}.")
     return pads
 
 
@@ -72,11 +72,11 @@ def _geometry(name, image, w_shape, stride, padding, dilation) -> tuple[Pair, tu
     return stride, padding, dilation, (out[0], out[1])
 
 
-def _check(name: str, x_shape, w_shape, groups: int, dtypes, names: Pair | tuple[str, str] = ("x", "w")) -> None:
+def _check(name: str, x_shape, w_shape, groups: int, dtypes) -> None:
     """Raise unless the image and the weights fit each other."""
     if len(x_shape) != 4 or len(w_shape) != 4:
-        raise ShapeError(f"{name} needs {names[0]} (N, H, W, channels) and {names[1]} (kh, kw, C/groups, F); "
-                         f"they have {len(x_shape)} and {len(w_shape)} axes.")
+        raise ShapeError(f"{name} needs x (N, H, W, C) and w (kh, kw, C/groups, F); they have {len(x_shape)} "
+                         f"and {len(w_shape)} axes.")
     if not isinstance(groups, int) or groups < 1 or w_shape[3] % groups:
         raise ShapeError(f"{name} needs groups to divide w.F; {groups!r} does not divide {w_shape[3]}.")
     if x_shape[3] != w_shape[2] * groups:
@@ -87,8 +87,8 @@ def _check(name: str, x_shape, w_shape, groups: int, dtypes, names: Pair | tuple
         if dtype.kind != "f":
             raise DtypeError(f"{name} needs floats, not {dtype}; cast with .astype().")
     if len(set(dtypes)) > 1:
-        raise DtypeError(f"float types are not mixed: {' and '.join(sorted(str(d) for d in set(dtypes)))} meet; "
-                         "cast one with .astype().")
+        both = " and ".join(sorted(str(d) for d in set(dtypes)))
+        raise DtypeError(f"float types are not mixed: {both} meet; cast one with .astype().")
 
 
 def _check_bias(name: str, b, F: int) -> None:
@@ -103,13 +103,14 @@ def _prepare(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, name="c
     return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
 
-def _prepare_grad(name, gy, x_shape, w_shape, dtypes, stride, padding, dilation, groups) -> dict:
-    """The same for the two gradients, which know one shape by an attribute."""
-    _check(name, x_shape, w_shape, groups, dtypes)
+def _prepare_grad(name, a, gy, x_shape, w_shape, stride=1, padding=0, dilation=1, groups=1) -> dict:
+    """The same for the two gradients, which know one shape by an attribute; a is the operand at hand."""
+    _check(name, x_shape, w_shape, groups, [a.dtype, gy.dtype])
     stride, padding, dilation, out = _geometry(name, x_shape[1:3], w_shape, stride, padding, dilation)
-    if gy.shape != (x_shape[0], *out, w_shape[3]):
-        raise ShapeError(f"{name} needs gy (N, OH, OW, F) = {(x_shape[0], *out, w_shape[3])}, the shape of conv2d's "
-                         f"result; got {gy.shape}.")
+    y_shape = (x_shape[0], *out, w_shape[3])
+    if gy.shape != y_shape:
+        raise ShapeError(f"{name} needs gy (N, OH, OW, F) = {y_shape}, the shape of conv2d's result; "
+                         f"got {gy.shape}.")
     return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
 
@@ -128,8 +129,8 @@ def conv2d(xp, x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1):
     """y[n,i,j,f] = b[f] + Σ_{u,v,c} x[n, i·s + u·d − p, j·s + v·d − p, c] · w[u,v,c,f]
 
     x (N, H, W, C); w (kh, kw, C/groups, F); b (F,) or None → y (N, OH, OW, F), with
-    OH = ⌊(H + top + bottom − d·(kh − 1) − 1) / s⌋ + 1. Output channels come in `groups` equal runs; run k sees the
-    k-th run of C/groups input channels. Raises ShapeError, DtypeError.
+    OH = ⌊(H + top + bottom − d·(kh − 1) − 1) / s⌋ + 1. Output channels come in `groups` equal runs; run k
+    sees the k-th run of C/groups input channels. Raises ShapeError, DtypeError.
     """
     y = kernel.forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
     if b is not None:
@@ -137,33 +138,30 @@ def conv2d(xp, x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1):
     return y
 
 
-def _prepare_input_grad(gy, w, *, x_shape, stride=1, padding=0, dilation=1, groups=1) -> dict:
+def _prepare_input_grad(gy, w, *, x_shape, **attrs) -> dict:
     x_shape = tuple(x_shape)
-    attrs = _prepare_grad("conv2d_input_grad", gy, x_shape, w.shape, [gy.dtype, w.dtype], stride, padding, dilation,
-                          groups)
-    return {"x_shape": x_shape, **attrs}
+    return {"x_shape": x_shape, **_prepare_grad("conv2d_input_grad", w, gy, x_shape, w.shape, **attrs)}
 
 
 @op(flops=lambda gy, w, **attrs: 2 * gy.size * math.prod(w.shape[:3]), prepare=_prepare_input_grad)
 def conv2d_input_grad(xp, gy, w, *, x_shape, stride=1, padding=0, dilation=1, groups=1):
-    """gx[n,h,k,c] = Σ gy[n,i,j,f] · w[u,v,c,f] over all (i,j,u,v,f) with h = i·s + u·d − p and k = j·s + v·d − p:
-    the gradient of conv2d in x, which is the transposed convolution.
+    """gx[n,h,k,c] = Σ gy[n,i,j,f] · w[u,v,c,f] over the (i,j,u,v,f) with h = i·s + u·d − p and
+    k = j·s + v·d − p: conv2d's gradient in x, which is the transposed convolution.
 
     gy (N, OH, OW, F); w (kh, kw, C/groups, F) → gx (N, H, W, C) = x_shape. Raises ShapeError, DtypeError.
     """
-    return kernel.input_grad(gy, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return kernel.input_grad(gy, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation,
+                             groups=groups)
 
 
-def _prepare_weight_grad(x, gy, *, w_shape, stride=1, padding=0, dilation=1, groups=1) -> dict:
+def _prepare_weight_grad(x, gy, *, w_shape, **attrs) -> dict:
     w_shape = tuple(w_shape)
-    attrs = _prepare_grad("conv2d_weight_grad", gy, x.shape, w_shape, [x.dtype, gy.dtype], stride, padding, dilation,
-                          groups)
-    return {"w_shape": w_shape, **attrs}
+    return {"w_shape": w_shape, **_prepare_grad("conv2d_weight_grad", x, gy, x.shape, w_shape, **attrs)}
 
 
 @op(flops=lambda x, gy, w_shape, **attrs: 2 * gy.size * math.prod(w_shape[:3]), prepare=_prepare_weight_grad)
 def conv2d_weight_grad(xp, x, gy, *, w_shape, stride=1, padding=0, dilation=1, groups=1):
-    """gw[u,v,c,f] = Σ_{n,i,j} x[n, i·s + u·d − p, j·s + v·d − p, c] · gy[n,i,j,f]: the gradient of conv2d in w.
+    """gw[u,v,c,f] = Σ_{n,i,j} x[n, i·s + u·d − p, j·s + v·d − p, c] · gy[n,i,j,f]: conv2d's gradient in w.
 
     x (N, H, W, C); gy (N, OH, OW, F) → gw (kh, kw, C/groups, F) = w_shape. Raises ShapeError, DtypeError.
     """
@@ -201,15 +199,18 @@ def _prepare_transpose(x, w, b=None, *, stride=1, padding=0, output_padding=0, d
     _check_bias(name, b, w.shape[3])
     stride, dilation = _pair(name, "stride", stride), _pair(name, "dilation", dilation)
     if padding == "same":
-        raise ShapeError(f"{name} takes padding in numbers; 'same' does not determine the size of its result.")
+        raise ShapeError(f"{name} takes padding in numbers; 'same' does not determine the result's size.")
     padding = _pads(name, padding, x.shape[1:3], w.shape[:2], stride, dilation)
     extra = (output_padding, output_padding) if isinstance(output_padding, int) else tuple(output_padding)
     if len(extra) != 2 or not all(0 <= e < s for e, s in zip(extra, stride)):
-        raise ShapeError(f"{name} needs 0 ≤ output_padding < stride; got {output_padding!r} with stride {stride}.")
-    attrs = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation, "groups": groups}
+        raise ShapeError(f"{name} needs 0 ≤ output_padding < stride; got {output_padding!r} with stride "
+                         f"{stride}.")
+    attrs = {"stride": stride, "padding": padding, "output_padding": extra, "dilation": dilation,
+             "groups": groups}
     out = _transpose_shape(x.shape, w.shape, **attrs)
     if min(out[1:3]) < 1:
-        raise ShapeError(f"{name} needs a result of at least 1×1; the padding {padding} leaves {out[1]}×{out[2]}.")
+        raise ShapeError(f"{name} needs a result of at least 1×1; the padding {padding} leaves "
+                         f"{out[1]}×{out[2]}.")
     return attrs
 
 
@@ -221,7 +222,7 @@ def _transpose_shape(x_shape, w_shape, stride, padding, output_padding, dilation
 
 
 def _swap(w, groups):
-    """w with the two channel axes exchanged within each group: (kh, kw, A/groups, B) ↔ (kh, kw, B/groups, A)."""
+    """w, the channel axes exchanged within each group: (kh, kw, A/groups, B) ↔ (kh, kw, B/groups, A)."""
     kh, kw, a, b = w.shape
     if groups == 1:
         return w.transpose(0, 1, 3, 2)
@@ -229,20 +230,26 @@ def _swap(w, groups):
         (kh, kw, b // groups, a * groups))
 
 
-@op(flops=lambda x, w, b=None, **attrs: 2 * x.size * w.shape[0] * w.shape[1] * w.shape[3] // attrs.get("groups", 1)
-    + (0 if b is None else math.prod(_transpose_shape(x.shape, w.shape, **_prepare_transpose(x, w, b, **attrs)))),
-    prepare=_prepare_transpose)
-def conv_transpose2d(xp, x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1):
-    """y[n,h,k,f] = b[f] + Σ x[n,i,j,c] · w[u,v,c,f] over all (i,j,u,v,c) with h = i·s + u·d − p, k = j·s + v·d − p:
-    what conv2d_input_grad computes, with the weights' channel axes exchanged (Dumoulin and Visin 2016, ch. 4).
+def _transpose_flops(x, w, b=None, **attrs) -> int:
+    """Two for each product, those that the padding crops included; one for each bias added."""
+    attrs = _prepare_transpose(x, w, b, **attrs)
+    products = x.size * math.prod(w.shape[:2]) * w.shape[3] // attrs["groups"]
+    return 2 * products + (0 if b is None else math.prod(_transpose_shape(x.shape, w.shape, **attrs)))
 
-    x (N, H, W, C); w (kh, kw, C/groups, F), the third axis being x's channels; b (F,) or None → y (N, OH, OW, F), with
-    OH = (H − 1)·s − top − bottom + d·(kh − 1) + output_padding + 1. output_padding: rows and columns by which the
-    result is longer, less than stride. Raises ShapeError, DtypeError.
+
+@op(flops=_transpose_flops, prepare=_prepare_transpose)
+def conv_transpose2d(xp, x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1):
+    """y[n,h,k,f] = b[f] + Σ x[n,i,j,c] · w[u,v,c,f] over the (i,j,u,v,c) with h = i·s + u·d − p and
+    k = j·s + v·d − p: what conv2d_input_grad computes, with the weights' channel axes exchanged (Dumoulin and
+    Visin 2016, ch. 4).
+
+    x (N, H, W, C); w (kh, kw, C/groups, F), the third axis being x's channels; b (F,) or None → y (N, OH, OW,
+    F), with OH = (H − 1)·s − top − bottom + d·(kh − 1) + output_padding + 1. output_padding: rows and columns
+    by which the result is longer, less than stride. Raises ShapeError, DtypeError.
     """
     shape = _transpose_shape(x.shape, w.shape, stride, padding, output_padding, dilation, groups)
-    y = kernel.input_grad(x, _swap(w, groups), x_shape=shape, stride=stride, padding=padding, dilation=dilation,
-                          groups=groups)
+    y = kernel.input_grad(x, _swap(w, groups), x_shape=shape, stride=stride, padding=padding,
+                          dilation=dilation, groups=groups)
     if b is not None:
         y += b
     return y
@@ -252,8 +259,8 @@ conv_transpose2d.vjp(
     x=lambda g, w, stride, padding, dilation, groups: conv2d(
         g, _swap(w, groups), None, stride=stride, padding=padding, dilation=dilation, groups=groups),
     w=lambda g, x, w_shape, stride, padding, dilation, groups: _swap(conv2d_weight_grad(
-        g, x, w_shape=(*w_shape[:2], w_shape[3] // groups, w_shape[2] * groups), stride=stride, padding=padding,
-        dilation=dilation, groups=groups), groups),
+        g, x, w_shape=(*w_shape[:2], w_shape[3] // groups, w_shape[2] * groups), stride=stride,
+        padding=padding, dilation=dilation, groups=groups), groups),
     b=lambda g, b_shape: sum_to(g, shape=b_shape),
 )
 
@@ -264,17 +271,19 @@ conv_transpose2d.vjp(
 def _one_row(name: str, x, w, padding) -> tuple[Tensor, Tensor, Padding]:
     x, w = (t if isinstance(t, Tensor) else Tensor(t) for t in (x, w))
     if x.ndim != 3 or w.ndim != 3:
-        raise ShapeError(f"{name} needs x (N, L, C) and w (k, C/groups, F); they have {x.ndim} and {w.ndim} axes.")
-    row = padding if isinstance(padding, str) else ((0, 0), (padding,) * 2 if isinstance(padding, int) else padding)
-    return reshape(x, shape=(x.shape[0], 1, *x.shape[1:])), reshape(w, shape=(1, *w.shape)), row
+        raise ShapeError(f"{name} needs x (N, L, C) and w (k, C/groups, F); they have {x.ndim} and {w.ndim} "
+                         "axes.")
+    if not isinstance(padding, str):
+        padding = ((0, 0), (padding, padding) if isinstance(padding, int) else padding)
+    return reshape(x, shape=(x.shape[0], 1, *x.shape[1:])), reshape(w, shape=(1, *w.shape)), padding
 
 
 def conv1d(x: Tensor, w: Tensor, b: Tensor | None = None, stride: int = 1, padding: int | str | Pair = 0,
            dilation: int = 1, groups: int = 1) -> Tensor:
     """y[n,i,f] = b[f] + Σ_{u,c} x[n, i·s + u·d − p, c] · w[u,c,f]: conv2d of images of height 1.
 
-    x (N, L, C); w (k, C/groups, F); b (F,) or None → y (N, OL, F). padding: a number, (before, after) or "same".
-    Raises ShapeError, DtypeError.
+    x (N, L, C); w (k, C/groups, F); b (F,) or None → y (N, OL, F). padding: a number, (before, after) or
+    "same". Raises ShapeError, DtypeError.
     """
     x, w, pads = _one_row("conv1d", x, w, padding)
     y = conv2d(x, w, b, stride=(1, stride), padding=pads, dilation=(1, dilation), groups=groups)
@@ -285,8 +294,8 @@ def conv_transpose1d(x: Tensor, w: Tensor, b: Tensor | None = None, stride: int 
                      output_padding: int = 0, dilation: int = 1, groups: int = 1) -> Tensor:
     """y[n,h,f] = b[f] + Σ x[n,i,c] · w[u,c,f] over h = i·s + u·d − p: conv_transpose2d of images of height 1.
 
-    x (N, L, C); w (k, C/groups, F); b (F,) or None → y (N, OL, F), OL = (L − 1)·s − 2p + d·(k − 1) + output_padding + 1.
-    Raises ShapeError, DtypeError.
+    x (N, L, C); w (k, C/groups, F); b (F,) or None → y (N, OL, F), OL = (L − 1)·s − 2p + d·(k − 1) +
+    output_padding + 1. Raises ShapeError, DtypeError.
     """
     x, w, pads = _one_row("conv_transpose1d", x, w, padding)
     y = conv_transpose2d(x, w, b, stride=(1, stride), padding=pads, output_padding=(0, output_padding),
@@ -294,4 +303,6 @@ def conv_transpose1d(x: Tensor, w: Tensor, b: Tensor | None = None, stride: int 
     return reshape(y, shape=(y.shape[0], *y.shape[2:]))
 
 
-__all__ = ["conv1d", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose1d", "conv_transpose2d"]
+__all__ = [
+    "conv1d", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose1d", "conv_transpose2d",
+]  # fmt: skip

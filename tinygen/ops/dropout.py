@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def dropout(x: Tensor, p: float, rng: Rng, name: str, step: int) -> Tensor:
-    """y = x · keep / (1 − p), keep 0 with probability p and else 1, so that E y = x (Srivastava et al. 2014, §10;
-    Hinton et al. 2012).
+    """y = x · keep / (1 − p), keep 0 with probability p and else 1, so that E y = x (Srivastava et al. 2014,
+    §10; Hinton et al. 2012).
 
-    x any shape, float. The stream (rng, name, step) decides keep: the same three give the same y, on a second run of
-    `recompute` too. Raises ShapeError unless 0 ≤ p < 1.
+    x any shape, float. The stream (rng, name, step) decides keep: the same three give the same y, on a second
+    run of `recompute` too. Raises ShapeError unless 0 ≤ p < 1.
     """
     if not 0 <= p < 1:
         raise ShapeError(f"dropout needs 0 ≤ p < 1; got {p!r}.")

@@ -1,7 +1,7 @@
 """The normalisations: each a law in plain operations, and kernels for its value and its first gradient.
 
-All of them are u = (x − mean) / √(var + eps), y = u · w + b; they differ in what is averaged over. The statistics are
-functions of x, and the law says so: every derivative beyond the first is taken from it.
+All of them are u = (x − mean) / √(var + eps), y = u · w + b; they differ in what is averaged over. The
+statistics are functions of x, and the law says so: every derivative beyond the first is taken from it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ def _check(name: str, x, w, b) -> None:
         if p is None:
             continue
         if getattr(p, "shape", None) != x.shape[-1:]:
-            raise ShapeError(f"{name} needs {letter} of shape (C,) = {x.shape[-1:]}; got {getattr(p, 'shape', p)}.")
+            got = getattr(p, "shape", p)
+            raise ShapeError(f"{name} needs {letter} of shape (C,) = {x.shape[-1:]}; got {got}.")
         if p.dtype != x.dtype:
-            raise DtypeError(f"float types are not mixed: {x.dtype} and {p.dtype} meet; cast one with .astype().")
+            raise DtypeError(f"float types are not mixed: {x.dtype} and {p.dtype} meet; "
+                             "cast one with .astype().")
 
 
 def _flops(x, w=None, b=None, **attrs) -> int:
@@ -75,11 +77,12 @@ def _with_parameters(forward, backward):
 
 
 def group_norm_law(x, w=None, b=None, *, groups, eps=1e-5, silu=False):
-    """y = (x − mean) / √(var + eps) · w + b, with mean and (biased) var of each sample over all positions and the
-    channels of one group (Wu and He 2018, "Group Normalization", eq. 1-3, 7); with silu=True, y·σ(y) of that.
+    """y = (x − mean) / √(var + eps) · w + b, with mean and (biased) var of each sample over all positions and
+    the channels of one group (Wu and He 2018, "Group Normalization", eq. 1-3, 7); with silu=True, y·σ(y) of
+    that.
 
-    x (N, …, C); w, b (C,) or None for 1 and 0 → y like x. groups equal runs of C/groups channels each; groups=1
-    normalises a whole sample, groups=C each channel (instance norm). Raises ShapeError, DtypeError.
+    x (N, …, C); w, b (C,) or None for 1 and 0 → y like x. groups equal runs of C/groups channels each;
+    groups=1 normalises a whole sample, groups=C each channel (instance norm). Raises ShapeError, DtypeError.
     """
     N, C = x.shape[0], x.shape[-1]
     grouped = reshape(x, shape=(N, math.prod(x.shape[1:-1]), groups, C // groups))
@@ -101,8 +104,8 @@ group_norm = fused(group_norm_law, name="group_norm", forward=_forward, vjp=_vjp
 
 
 def instance_norm(x: Tensor, w: Tensor | None = None, b: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """group_norm with one channel a group: each channel of each sample over its positions (Ulyanov et al. 2016,
-    "Instance Normalization", eq. 1). x (N, …, C); w, b (C,) or None."""
+    """group_norm with one channel a group: each channel of each sample over its positions (Ulyanov et al.
+    2016, "Instance Normalization", eq. 1). x (N, …, C); w, b (C,) or None."""
     return group_norm(x, w, b, groups=x.shape[-1], eps=eps)
 
 
@@ -110,8 +113,8 @@ def instance_norm(x: Tensor, w: Tensor | None = None, b: Tensor | None = None, e
 
 
 def layer_norm_law(x, w=None, b=None, *, eps=1e-5):
-    """y = (x − mean) / √(var + eps) · w + b, with mean and (biased) var over the last axis (Ba, Kiros and Hinton 2016,
-    "Layer Normalization", eq. 4).
+    """y = (x − mean) / √(var + eps) · w + b, with mean and (biased) var over the last axis (Ba, Kiros and
+    Hinton 2016, "Layer Normalization", eq. 4).
 
     x (…, C), at least two axes; w, b (C,) or None for 1 and 0 → y like x. Raises ShapeError, DtypeError.
     """
@@ -133,11 +136,12 @@ layer_norm = fused(layer_norm_law, name="layer_norm", forward=_forward, vjp=_vjp
 
 
 def batch_norm_law(x, w=None, b=None, *, eps=1e-5):
-    """y = (x − mean) / √(var + eps) · w + b, with mean and (biased) var of each channel over all axes but the last
-    (Ioffe and Szegedy 2015, "Batch Normalization", Algorithm 1).
+    """y = (x − mean) / √(var + eps) · w + b, with mean and (biased) var of each channel over all axes but the
+    last (Ioffe and Szegedy 2015, "Batch Normalization", Algorithm 1).
 
-    x (N, …, C); w, b (C,) or None for 1 and 0 → y like x, mean (C,), var (C,). All three are differentiable; running
-    averages are made of the last two (`batch_norm_inference` takes them). Raises ShapeError, DtypeError.
+    x (N, …, C); w, b (C,) or None for 1 and 0 → y like x, mean (C,), var (C,). All three are differentiable;
+    running averages are made of the last two (`batch_norm_inference` takes them). Raises ShapeError,
+    DtypeError.
     """
     u, mean, var = _normalise(x, tuple(range(x.ndim - 1)), eps)
     C = x.shape[-1:]
@@ -158,7 +162,8 @@ batch_norm = fused(batch_norm_law, name="batch_norm", forward=_forward, vjp=_vjp
 
 def batch_norm_inference(x: Tensor, w: Tensor | None, b: Tensor | None, mean: Tensor, var: Tensor,
                          eps: float = 1e-5) -> Tensor:
-    """y = (x − mean) / √(var + eps) · w + b with given statistics (Ioffe and Szegedy 2015, Algorithm 2, step 11).
+    """y = (x − mean) / √(var + eps) · w + b with given statistics (Ioffe and Szegedy 2015, Algorithm 2, step
+    11).
 
     x (N, …, C); mean, var (C,); w, b (C,) or None. Plain operations: a scale and a shift for each channel.
     """
@@ -172,7 +177,8 @@ def batch_norm_inference(x: Tensor, w: Tensor | None, b: Tensor | None, mean: Te
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """y = x / √(mean(x²) + eps) over the last axis (Karras et al. 2018, "Progressive Growing of GANs", §4.2)."""
+    """y = x / √(mean(x²) + eps) over the last axis (Karras et al. 2018, "Progressive Growing of GANs",
+    §4.2)."""
     return x * rsqrt(mean_op(square(x), axis=-1, keepdims=True) + eps)
 
 

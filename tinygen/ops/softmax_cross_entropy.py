@@ -30,8 +30,8 @@ def _prepare(logits, labels) -> dict:
     if labels.size and backend.cupy is None:  # asking a GPU would stop it
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= logits.shape[-1]:
-            raise ShapeError(f"softmax_cross_entropy needs 0 ≤ label < {logits.shape[-1]}, the number of classes; "
-                             f"got {low if low < 0 else high}.")
+            raise ShapeError(f"softmax_cross_entropy needs 0 ≤ label < {logits.shape[-1]}, the number of "
+                             f"classes; got {low if low < 0 else high}.")
     return {}
 
 

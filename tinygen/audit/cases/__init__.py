@@ -41,4 +41,6 @@ def case(name: str, *shapes, low: float | None = None, high: float | None = None
     CASES.setdefault(name, []).append(Case(name, make or draw, attrs, order))
 
 
-from . import elementwise, index, linalg, resample  # noqa: E402  (each file registers its cases when imported)
+from . import (  # noqa: E402, F401  (each file registers its cases when imported)
+    activations, attention, conv, elementwise, index, linalg, norm, reduce, resample, shape,
+)
