@@ -1,9 +1,9 @@
-"""2-D convolution in N, H, W, C: the forward form and its two adjoints. README.md derives them, loops.py defines
-them; this file only chooses who computes them.
+"""2-D convolution in N, H, W, C: the forward form and its two adjoints. README.md derives them, loops.py
+defines them; this file only chooses who computes them.
 
 Shapes: x (N, H, W, C); w (kh, kw, C/groups, F); y and g (N, OH, OW, F) with
-OH = (H + top + bottom − dh·(kh − 1) − 1) // sh + 1, and likewise OW. One float dtype for both operands, float32 or
-float64. stride = (sh, sw), padding = ((top, bottom), (left, right)), dilation = (dh, dw); groups divides C and F.
+OH = (H + top + bottom − dh·(kh − 1) − 1) // sh + 1, and likewise OW. Both operands float32 or both float64.
+stride = (sh, sw), padding = ((top, bottom), (left, right)), dilation = (dh, dw); groups divides C and F.
 The geometry is trusted: callers validate it.
 """
 
@@ -34,7 +34,7 @@ def input_grad(
     dilation: Pair,
     groups: int,
 ) -> np.ndarray:
-    """The adjoint of `forward` in x, applied to g: (N, H, W, C) = x_shape. It is also the transposed convolution."""
+    """The adjoint of `forward` in x, applied to g: (N, H, W, C) = x_shape. The transposed convolution."""
     return _impl(g, w).input_grad(
         g, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups
     )

@@ -1,4 +1,4 @@
-"""The CPU path: columns built by Numba, multiplied by BLAS; a direct kernel for depthwise. README.md says why.
+"""The CPU path: columns by Numba, products by BLAS, a direct kernel for depthwise. README.md says why.
 
 Every function takes and returns what __init__.py documents. Two building blocks do all the work that is not
 depthwise, each in chunks whose columns stay in the cache:
@@ -6,7 +6,7 @@ depthwise, each in chunks whose columns stay in the cache:
     gather    image → columns → GEMM          each output pixel collects its kh·kw·C inputs
     scatter   GEMM → columns → image (adds)   each input pixel spreads its kh·kw·F products
 
-At stride 1 either block computes either of `forward` and `input_grad`, so the one with fewer columns is chosen.
+At stride 1 either block computes either of `forward` and `input_grad`; the one with fewer columns is chosen.
 Threads belong either to Numba (filling columns) or to BLAS (multiplying), never to both at a time.
 """
 
@@ -18,15 +18,17 @@ from collections.abc import Iterator
 import numba
 import numpy as np
 
-# Bytes of columns a chunk may have. Measured: flat between 1 and 4 MB, worse beyond; see README.
-CHUNK = 2 << 20
-# Below this many column elements, waking Numba's threads costs more than they save.
+# Bytes of columns in a chunk: small enough for the cache, large enough that BLAS packs the weights rarely.
+CHUNK = 4 << 20
+# Below this many elements, waking Numba's threads costs more than they save.
 SERIAL = 1 << 15
-# Columns of the other side must be this many times fewer before a form changes sides: scattering reads, adds and
+# With this many threads or fewer, columns are copied by the caller alone: two threads copy hardly faster than
+# one, and handing the cores from BLAS to Numba and back costs more than that.
+FEW_THREADS = 2
+# One side's columns must be this many times fewer before a form changes sides: scattering reads, adds and
 # writes where gathering only writes.
 LOPSIDED = 2
 
-_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 _scratch = threading.local()
 
 
@@ -50,7 +52,7 @@ def forward(x, w, *, stride, padding, dilation, groups):
     if stride == (1, 1) and LOPSIDED * F <= C:
         y = np.zeros(shape, x.dtype)
         for cs, fs in _groups(C, F, groups):
-            _scatter(x, cs, _flipped(w[..., fs]), y, fs, _adjoint(geo, H, W))
+            _scatter(x, cs, _flipped(w[..., fs]), y, fs, _adjoint(geo))
         return y
     y = np.empty(shape, x.dtype)
     for cs, fs in _groups(C, F, groups):
@@ -75,7 +77,7 @@ def input_grad(g, w, *, x_shape, stride, padding, dilation, groups):
     if stride == (1, 1) and LOPSIDED * C > F:
         gx = np.empty(x_shape, g.dtype)
         for cs, fs in _groups(C, F, groups):
-            _gather(g, fs, _flipped(w[..., fs]).T, gx, cs, _adjoint(geo, H, W))
+            _gather(g, fs, _flipped(w[..., fs]).T, gx, cs, _adjoint(geo))
         return gx
     gx = np.zeros(x_shape, g.dtype)
     for cs, fs in _groups(C, F, groups):
@@ -97,7 +99,7 @@ def weight_grad(x, g, *, w_shape, stride, padding, dilation, groups):
             gw[0, 0, :, fs] = x.reshape(-1, C)[:, cs].T @ g.reshape(-1, F)[:, fs]
         elif stride == (1, 1) and LOPSIDED * F <= C:
             # Σ over pixels of x ⊗ columns(g): the same products, summed over input instead of output pixels
-            gwt = _correlate(g, fs, x, cs, _adjoint(geo, H, W)).T.reshape(cg, kh, kw, -1)
+            gwt = _correlate(g, fs, x, cs, _adjoint(geo)).T.reshape(cg, kh, kw, -1)
             gw[..., fs] = gwt.transpose(1, 2, 0, 3)[::-1, ::-1]
         else:
             gw[..., fs] = _correlate(x, cs, g, fs, geo).reshape(kh, kw, cg, -1)
@@ -117,13 +119,13 @@ def _geometry(H, W, kh, kw, stride, padding, dilation):
     (top, bottom), (left, right) = padding
     OH = (H + top + bottom - dilation[0] * (kh - 1) - 1) // stride[0] + 1
     OW = (W + left + right - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-    return (kh, kw, *stride, *dilation, top, left, OH, OW)
+    return (kh, kw, *stride, *dilation, top, left, OH, OW, H, W)
 
 
-def _adjoint(geo, H, W):
+def _adjoint(geo):
     """The stride-1 convolution that is `geo`'s input gradient: it reads (OH, OW) and makes (H, W)."""
-    kh, kw, _, _, dh, dw, top, left, _, _ = geo
-    return (kh, kw, 1, 1, dh, dw, dh * (kh - 1) - top, dw * (kw - 1) - left, H, W)
+    kh, kw, _, _, dh, dw, top, left, OH, OW, H, W = geo
+    return (kh, kw, 1, 1, dh, dw, dh * (kh - 1) - top, dw * (kw - 1) - left, H, W, OH, OW)
 
 
 def _is_matmul(geo, padding) -> bool:
@@ -136,11 +138,11 @@ def _groups(C: int, F: int, groups: int) -> list[tuple[slice, slice]]:
 
 
 def _flipped(w: np.ndarray) -> np.ndarray:
-    """(kh, kw, C, F) → (C, kh·kw·F), both kernel axes reversed; F stays innermost, so that the copy runs along it."""
+    """(kh, kw, C, F) → (C, kh·kw·F), both kernel axes reversed; F stays innermost: the copy runs along it."""
     return w[::-1, ::-1].transpose(2, 0, 1, 3).reshape(w.shape[2], -1)
 
 
-# ------------------------------------------------------------------------- columns and products, chunk by chunk
+# ----------------------------------------------------------------------- columns and products, chunk by chunk
 
 
 def _chunks(n_lines: int, line_bytes: int, budget: int) -> Iterator[tuple[int, int]]:
@@ -152,7 +154,7 @@ def _chunks(n_lines: int, line_bytes: int, budget: int) -> Iterator[tuple[int, i
 
 
 def _buffer(rows: int, cols: int, dtype) -> np.ndarray:
-    """A (rows, cols) piece of this thread's scratch memory: fresh pages for every call would cost more than im2col."""
+    """(rows, cols) of this thread's scratch memory: fresh pages in every call would cost more than im2col."""
     need = rows * cols * dtype.itemsize
     memory = getattr(_scratch, "memory", None)
     if memory is None or memory.nbytes < need:
@@ -160,14 +162,19 @@ def _buffer(rows: int, cols: int, dtype) -> np.ndarray:
     return memory[:need].view(dtype).reshape(rows, cols)
 
 
+def _wide(col: np.ndarray) -> bool:
+    """Whether Numba's threads should share the copying of these columns."""
+    return col.size > SERIAL and numba.get_num_threads() > FEW_THREADS
+
+
 def _gather(src, s, matrix, dst, d, geo):
     """dst[..., d] = columns(src[..., s]) @ matrix, with matrix (kh·kw·|s|, |d|)."""
     N, OH, OW, D = dst.shape
     K = matrix.shape[0]
-    src3, dst2 = _lines(src), dst.reshape(-1, D)[:, d]
+    flat, dst2 = src.reshape(-1), dst.reshape(-1, D)[:, d]
     for a, b in _chunks(N * OH, OW * K * src.itemsize, CHUNK):
         col = _buffer((b - a) * OW, K, src.dtype)
-        _im2col(src3, col, s.start, s.stop - s.start, src.shape[3], geo, a, b, col.size > SERIAL)
+        _im2col(flat, col.reshape(-1), s.start, s.stop - s.start, src.shape[3], geo, a, b, _wide(col))
         np.matmul(col, matrix, out=dst2[a * OW : b * OW])
 
 
@@ -175,11 +182,11 @@ def _scatter(src, s, matrix, dst, d, geo):
     """dst[..., d] += images(src[..., s] @ matrix), with matrix (|s|, kh·kw·|d|): the adjoint of a gather."""
     N, OH, OW, S = src.shape
     K = matrix.shape[1]
-    src2, dst3 = src.reshape(-1, S)[:, s], _lines(dst)
+    src2, flat = src.reshape(-1, S)[:, s], dst.reshape(-1)
     for a, b in _chunks(N * OH, OW * K * src.itemsize, CHUNK):
         col = _buffer((b - a) * OW, K, src.dtype)
         np.matmul(src2[a * OW : b * OW], matrix, out=col)
-        _col2im(col, dst3, d.start, d.stop - d.start, dst.shape[3], geo, a, b, col.size > SERIAL)
+        _col2im(col.reshape(-1), flat, d.start, d.stop - d.start, dst.shape[3], geo, a, b, _wide(col))
 
 
 def _correlate(a, s, b, d, geo):
@@ -187,12 +194,12 @@ def _correlate(a, s, b, d, geo):
     N, OH, OW, D = b.shape
     kh, kw = geo[:2]
     K = kh * kw * (s.stop - s.start)
-    a3, b2 = _lines(a), b.reshape(-1, D)[:, d]
+    flat, b2 = a.reshape(-1), b.reshape(-1, D)[:, d]
     total = np.zeros((K, d.stop - d.start), a.dtype)
     part = None
     for i, j in _chunks(N * OH, OW * K * a.itemsize, max(CHUNK, 2 * total.nbytes)):
         col = _buffer((j - i) * OW, K, a.dtype)
-        _im2col(a3, col, s.start, s.stop - s.start, a.shape[3], geo, i, j, col.size > SERIAL)
+        _im2col(flat, col.reshape(-1), s.start, s.stop - s.start, a.shape[3], geo, i, j, _wide(col))
         if i == 0:
             np.matmul(col.T, b2[i * OW : j * OW], out=total)
         else:
@@ -201,9 +208,32 @@ def _correlate(a, s, b, d, geo):
     return total
 
 
-def _lines(a: np.ndarray) -> np.ndarray:
-    """(N, H, W, C) → (N, H, W·C): neighbouring pixels' channels are one run of memory."""
-    return a.reshape(a.shape[0], a.shape[1], a.shape[2] * a.shape[3])
+# The inner loops, on flat arrays. Unsigned indices spare Numba's wrap-around of negative ones, a test per
+# element that made these copies ten times slower.
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _zero(dst, d, count):
+    for j in range(count):
+        dst[np.uint64(d + j)] = 0
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _copy(dst, d, src, s, count):
+    for j in range(count):
+        dst[np.uint64(d + j)] = src[np.uint64(s + j)]
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _add(dst, d, src, s, count):
+    for j in range(count):
+        dst[np.uint64(d + j)] += src[np.uint64(s + j)]
+
+
+@numba.njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _add_product(dst, d, a, i, b, k, count):
+    for j in range(count):
+        dst[np.uint64(d + j)] += a[np.uint64(i + j)] * b[np.uint64(k + j)]
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -219,36 +249,32 @@ def _taps(start, step, count, size):
 
 @numba.njit(cache=True, error_model="numpy")
 def _im2col_line(x, col, c0, cg, C, geo, q, row):
-    kh, kw, sh, sw, dh, dw, top, left, OH, OW = geo
+    kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
     n, oy = q // OH, q % OH
-    H, W = x.shape[1], x.shape[2] // C
+    run = kw * cg  # columns of one kernel line
     for ox in range(OW):
         ix = ox * sw - left
         lo, hi = _taps(ix, dw, kw, W)
         for ky in range(kh):
             iy = oy * sh - top + ky * dh
-            k0 = ky * kw * cg
+            d = ((row + ox) * kh + ky) * run
             if iy < 0 or iy >= H:
-                for j in range(kw * cg):
-                    col[row + ox, k0 + j] = 0
+                _zero(col, d, run)
                 continue
-            for j in range(lo * cg):
-                col[row + ox, k0 + j] = 0
-            if dw == 1 and cg == C:  # the taps of one kernel row are one run of memory
-                for j in range((hi - lo) * C):
-                    col[row + ox, k0 + lo * C + j] = x[n, iy, (ix + lo) * C + j]
+            s = ((n * H + iy) * W + ix) * C + c0
+            _zero(col, d, lo * cg)
+            if dw == 1 and cg == C:  # neighbouring taps are one run of memory
+                _copy(col, d + lo * C, x, s + lo * C, (hi - lo) * C)
             else:
                 for kx in range(lo, hi):
-                    for c in range(cg):
-                        col[row + ox, k0 + kx * cg + c] = x[n, iy, (ix + kx * dw) * C + c0 + c]
-            for j in range(hi * cg, kw * cg):
-                col[row + ox, k0 + j] = 0
+                    _copy(col, d + kx * cg, x, s + kx * dw * C, cg)
+            _zero(col, d + hi * cg, run - hi * cg)
 
 
 @numba.njit(cache=True, parallel=True, error_model="numpy")
 def _im2col(x, col, c0, cg, C, geo, a, b, parallel):
-    """col[(q − a)·OW + ox, (ky·kw + kx)·cg + c] = x at that tap, 0 outside, for the output lines q = n·OH + oy in
-    [a, b) and the channels c0 … c0 + cg of C."""
+    """col[(q − a)·OW + ox, (ky·kw + kx)·cg + c] = x at that tap, 0 outside, for the output lines q = n·OH +
+    oy in [a, b) and the channels c0 … c0 + cg of C. Both arrays flat."""
     if parallel:
         for q in numba.prange(a, b):
             _im2col_line(x, col, c0, cg, C, geo, q, (q - a) * geo[9])
@@ -257,10 +283,9 @@ def _im2col(x, col, c0, cg, C, geo, a, b, parallel):
             _im2col_line(x, col, c0, cg, C, geo, q, (q - a) * geo[9])
 
 
-@numba.njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
+@numba.njit(cache=True, error_model="numpy")
 def _col2im_line(col, x, c0, cg, C, geo, a, b, p):
-    kh, kw, sh, sw, dh, dw, top, left, OH, OW = geo
-    H, W = x.shape[1], x.shape[2] // C
+    kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
     n, iy = p // H, p % H
     for ky in range(kh):
         y = iy + top - ky * dh
@@ -270,21 +295,20 @@ def _col2im_line(col, x, c0, cg, C, geo, a, b, p):
         for ox in range(OW):
             ix = ox * sw - left
             lo, hi = _taps(ix, dw, kw, W)
-            row, k0 = (q - a) * OW + ox, ky * kw * cg
+            s = (((q - a) * OW + ox) * kh + ky) * kw * cg
+            d = (p * W + ix) * C + c0
             if dw == 1 and cg == C:
-                for j in range((hi - lo) * C):
-                    x[n, iy, (ix + lo) * C + j] += col[row, k0 + lo * C + j]
+                _add(x, d + lo * C, col, s + lo * C, (hi - lo) * C)
             else:
                 for kx in range(lo, hi):
-                    for c in range(cg):
-                        x[n, iy, (ix + kx * dw) * C + c0 + c] += col[row, k0 + kx * cg + c]
+                    _add(x, d + kx * dw * C, col, s + kx * cg, cg)
 
 
 @numba.njit(cache=True, parallel=True, error_model="numpy")
 def _col2im(col, x, c0, cg, C, geo, a, b, parallel):
-    """Add the columns of the output lines [a, b) into the image lines they came from. One thread owns an image line
-    and collects what falls on it, in a fixed order: no races, and the same bits whatever the thread count."""
-    H, OH = x.shape[1], geo[8]
+    """Add the columns of the output lines [a, b) to the image lines they came from. One thread owns an image
+    line and collects what falls on it in a fixed order: no races, the same bits for any thread count."""
+    OH, H = geo[8], geo[10]
     first, last = a // OH * H, ((b - 1) // OH + 1) * H
     if parallel:
         for p in numba.prange(first, last):
@@ -294,61 +318,55 @@ def _col2im(col, x, c0, cg, C, geo, a, b, parallel):
             _col2im_line(col, x, c0, cg, C, geo, a, b, p)
 
 
-# ------------------------------------------------------------------- depthwise: one input channel per group, direct
+# --------------------------------------------------------- depthwise: one input channel per group, no columns
 
 
 def _spread(x, m):
-    """Each channel repeated for the m outputs it feeds; with that, every depthwise convolution has m = 1."""
+    """Each channel repeated for the m outputs it feeds: after that every depthwise convolution has m = 1."""
     return x if m == 1 else np.repeat(x, m, axis=3)
 
 
 def _depthwise_forward(x, w, geo, shape):
-    y = np.empty(shape, x.dtype)
-    _dw_forward(x, w.reshape(geo[0], geo[1], -1), y, geo, y.size * geo[0] * geo[1] > SERIAL)
+    y = np.zeros(shape, x.dtype)
+    _dw_forward(x.reshape(-1), w.reshape(-1), y.reshape(-1), shape[0], shape[3], geo)
     return y
 
 
 def _depthwise_input_grad(g, w, geo, shape):
     gx = np.zeros(shape, g.dtype)
-    _dw_input_grad(g, w.reshape(geo[0], geo[1], -1), gx, geo, g.size * geo[0] * geo[1] > SERIAL)
+    _dw_input_grad(g.reshape(-1), w.reshape(-1), gx.reshape(-1), shape[0], shape[3], geo)
     return gx
 
 
 def _depthwise_weight_grad(x, g, geo):
     # A fixed number of partial sums, added in order: the result does not depend on who computed which.
-    part = np.zeros((min(16, max(1, g.shape[0] * g.shape[1])), geo[0], geo[1], x.shape[3]), x.dtype)
-    _dw_weight_grad(x, g, part, geo, g.size * geo[0] * geo[1] > SERIAL)
-    return part.sum(axis=0)[:, :, None, :]
+    N, OH, _, C = g.shape
+    part = np.zeros((max(1, min(16, N * OH)), geo[0] * geo[1] * C), x.dtype)
+    _dw_weight_grad(x.reshape(-1), g.reshape(-1), part, N, C, geo)
+    return part.sum(axis=0).reshape(geo[0], geo[1], 1, C)
 
 
-@numba.njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
-def _dw_line(mode, x, w, y, geo, q):
-    """One output line q of a depthwise convolution. mode 0: y = x·w; mode 1: w += x·y."""
-    kh, kw, sh, sw, dh, dw, top, left, OH, OW = geo
+@numba.njit(cache=True, error_model="numpy")
+def _dw_line(x, w, y, C, geo, q, weights):
+    """The output line q: y += x·w, or, where the weights are wanted, w += x·y."""
+    kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
     n, oy = q // OH, q % OH
-    H, W, C = x.shape[1:]
     ylo, yhi = _taps(oy * sh - top, dh, kh, H)
     for ox in range(OW):
         lo, hi = _taps(ox * sw - left, dw, kw, W)
-        if mode == 0:
-            for c in range(C):
-                y[n, oy, ox, c] = 0
         for ky in range(ylo, yhi):
-            iy = oy * sh - top + ky * dh
             for kx in range(lo, hi):
-                ix = ox * sw - left + kx * dw
-                if mode == 0:
-                    for c in range(C):
-                        y[n, oy, ox, c] += x[n, iy, ix, c] * w[ky, kx, c]
+                i = ((n * H + oy * sh - top + ky * dh) * W + ox * sw - left + kx * dw) * C
+                j, k = (q * OW + ox) * C, (ky * kw + kx) * C
+                if weights:
+                    _add_product(w, k, x, i, y, j, C)
                 else:
-                    for c in range(C):
-                        w[ky, kx, c] += x[n, iy, ix, c] * y[n, oy, ox, c]
+                    _add_product(y, j, x, i, w, k, C)
 
 
-@numba.njit(cache=True, error_model="numpy", fastmath=_FASTMATH)
-def _dw_input_line(g, w, gx, geo, p):
-    kh, kw, sh, sw, dh, dw, top, left, OH, OW = geo
-    H, W, C = gx.shape[1:]
+@numba.njit(cache=True, error_model="numpy")
+def _dw_input_line(g, w, gx, C, geo, p):
+    kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
     n, iy = p // H, p % H
     for ky in range(kh):
         y = iy + top - ky * dh
@@ -357,40 +375,26 @@ def _dw_input_line(g, w, gx, geo, p):
         for ox in range(OW):
             lo, hi = _taps(ox * sw - left, dw, kw, W)
             for kx in range(lo, hi):
-                ix = ox * sw - left + kx * dw
-                for c in range(C):
-                    gx[n, iy, ix, c] += g[n, y // sh, ox, c] * w[ky, kx, c]
+                i = (p * W + ox * sw - left + kx * dw) * C
+                _add_product(gx, i, g, ((n * OH + y // sh) * OW + ox) * C, w, (ky * kw + kx) * C, C)
 
 
 @numba.njit(cache=True, parallel=True, error_model="numpy")
-def _dw_forward(x, w, y, geo, parallel):
-    if parallel:
-        for q in numba.prange(y.shape[0] * geo[8]):
-            _dw_line(0, x, w, y, geo, q)
-    else:
-        for q in range(y.shape[0] * geo[8]):
-            _dw_line(0, x, w, y, geo, q)
+def _dw_forward(x, w, y, N, C, geo):
+    for q in numba.prange(N * geo[8]):
+        _dw_line(x, w, y, C, geo, q, False)
 
 
 @numba.njit(cache=True, parallel=True, error_model="numpy")
-def _dw_input_grad(g, w, gx, geo, parallel):
-    if parallel:
-        for p in numba.prange(gx.shape[0] * gx.shape[1]):
-            _dw_input_line(g, w, gx, geo, p)
-    else:
-        for p in range(gx.shape[0] * gx.shape[1]):
-            _dw_input_line(g, w, gx, geo, p)
+def _dw_input_grad(g, w, gx, N, C, geo):
+    for p in numba.prange(N * geo[10]):
+        _dw_input_line(g, w, gx, C, geo, p)
 
 
 @numba.njit(cache=True, parallel=True, error_model="numpy")
-def _dw_weight_grad(x, g, part, geo, parallel):
+def _dw_weight_grad(x, g, part, N, C, geo):
     """part[i] = the sum over the i-th share of the output lines."""
-    lines, shares = g.shape[0] * geo[8], part.shape[0]
-    if parallel:
-        for i in numba.prange(shares):
-            for q in range(lines * i // shares, lines * (i + 1) // shares):
-                _dw_line(1, x, part[i], g, geo, q)
-    else:
-        for i in range(shares):
-            for q in range(lines * i // shares, lines * (i + 1) // shares):
-                _dw_line(1, x, part[i], g, geo, q)
+    lines, shares = N * geo[8], part.shape[0]
+    for i in numba.prange(shares):
+        for q in range(lines * i // shares, lines * (i + 1) // shares):
+            _dw_line(x, part[i], g, C, geo, q, True)

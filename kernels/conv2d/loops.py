@@ -1,8 +1,8 @@
-"""The three bilinear forms of a 2-D convolution, written as their sums: the definition the fast path is held to.
+"""The three bilinear forms of a 2-D convolution as plain sums: the definition the fast path is held to.
 
 Arrays: x (N, H, W, C), w (kh, kw, C/groups, F), y and g (N, OH, OW, F), all of one float dtype. Geometry:
-stride (sh, sw), padding ((top, bottom), (left, right)), dilation (dh, dw), groups dividing C and F. As in every
-deep-learning library "convolution" means cross-correlation: the kernel is not flipped.
+stride (sh, sw), padding ((top, bottom), (left, right)), dilation (dh, dw), groups dividing C and F. As in
+every deep-learning library "convolution" means cross-correlation: the kernel is not flipped.
 
 All three visit the same set of products x·w·g (README, eq. 1) and differ only in which factor they leave out.
 """
@@ -34,7 +34,7 @@ def forward(x, w, stride, padding, dilation, groups):
 
 
 def input_grad(g, w, x_shape, stride, padding, dilation, groups):
-    """gx[n,iy,ix,c] = Σ g[n,oy,ox,f] · w[ky,kx,c,f] over the products of `forward` that x[n,iy,ix,c] entered."""
+    """gx[n,iy,ix,c] = Σ g[n,oy,ox,f] · w[ky,kx,c,f] over the products that x[n,iy,ix,c] entered."""
     N, H, W, C = x_shape
     kh, kw, cg, F = w.shape
     OH, OW = g.shape[1], g.shape[2]
@@ -55,7 +55,7 @@ def input_grad(g, w, x_shape, stride, padding, dilation, groups):
 
 
 def weight_grad(x, g, w_shape, stride, padding, dilation, groups):
-    """gw[ky,kx,c,f] = Σ x[n,iy,ix,c] · g[n,oy,ox,f] over the products of `forward` that w[ky,kx,c,f] entered."""
+    """gw[ky,kx,c,f] = Σ x[n,iy,ix,c] · g[n,oy,ox,f] over the products that w[ky,kx,c,f] entered."""
     N, H, W, C = x.shape
     kh, kw, cg, F = w_shape
     OH, OW = g.shape[1], g.shape[2]
