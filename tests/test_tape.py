@@ -121,7 +121,8 @@ def kept_bytes(root):
             continue
         seen.add(node)
         stack.extend(node.parents)
-        for t in [*(node.inputs or ()), node.output]:
+        inputs = node.inputs if isinstance(node.inputs, (tuple, list)) else ()
+        for t in [*inputs, node.output]:
             data = getattr(t, "data", None) if isinstance(t, tg.Tensor) else t
             if isinstance(data, np.ndarray):
                 arrays[id(data)] = data
