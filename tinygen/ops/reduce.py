@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ShapeError
 from ..tape import op
-from .elementwise import _COST, exp, isfinite, mul, where
+from .elementwise import _COST, exp
 from .summation import total
 
 
@@ -177,51 +177,44 @@ argmin.vjp(x=None)
 # ---- log-sum-exp and softmax
 
 
-def _shifted_exp(xp, x, axis):
-    """(m, e^(x − m), Σ e^(x − m)) with m the largest x, or 0 where that is infinite."""
+def _shifted(xp, x, axis):
+    """(m, x − m), with m the largest x over `axis`, or 0 where that is infinite."""
     m = x.max(axis=axis, keepdims=True)
     m = xp.where(xp.isfinite(m), m, xp.zeros_like(m))
-    e = xp.subtract(x, m, out=xp.empty_like(x))
-    xp.exp(e, out=e)
-    return m, e, total(xp, e, axis, True)
+    d = xp.subtract(x, m, out=xp.empty_like(x))
+    return m, d
 
 
 @op(flops=lambda x, axis, keepdims: (_COST + 3) * x.size, prepare=_axes("logsumexp"))
 def logsumexp(xp, x, *, axis=None, keepdims=False):
     """y = log Σ eˣ over `axis`. Where every x is −∞, y is −∞ and the gradient 0."""
-    m, _, total = _shifted_exp(xp, x, axis)
+    m, d = _shifted(xp, x, axis)
     with np.errstate(divide="ignore"):
-        y = xp.log(total) + m
+        y = xp.log(total(xp, xp.exp(d, out=d), axis, True)) + m
     return y if keepdims else y.reshape([n for i, n in enumerate(x.shape) if i not in axis])
-
-
-def _logsumexp_rule(g, x, y, x_shape, axis):
-    finite = where(isfinite(y), y, 0.0)
-    return spread(g, shape=x_shape, axis=axis) * exp(x - spread(finite, shape=x_shape, axis=axis))
-
-
-logsumexp.vjp(x=_logsumexp_rule)
 
 
 @op(flops=lambda x, axis: (_COST + 4) * x.size, prepare=_axes("softmax"))
 def softmax(xp, x, *, axis=-1):
-    """y = eˣ / Σ eˣ over `axis`"""
-    _, e, total = _shifted_exp(xp, x, axis)
-    e /= total
+    """y = eˣ / Σ eˣ over `axis`; 0, with the gradient 0, where every x is −∞"""
+    _, e = _shifted(xp, x, axis)
+    xp.exp(e, out=e)
+    s = total(xp, e, axis, True)
+    e /= s + (s == 0)
     return e
-
-
-softmax.vjp(x=lambda g, y, axis: y * (g - sum(mul(g, y), axis=axis, keepdims=True)))
 
 
 @op(flops=lambda x, axis: (_COST + 4) * x.size, prepare=_axes("log_softmax"))
 def log_softmax(xp, x, *, axis=-1):
-    """y = x − log Σ eˣ over `axis`"""
-    m, _, total = _shifted_exp(xp, x, axis)
-    m += xp.log(total)
-    return x - m
+    """y = x − log Σ eˣ over `axis`; −∞ where every x is"""
+    _, d = _shifted(xp, x, axis)
+    s = total(xp, xp.exp(d), axis, True)
+    d -= xp.log(s + (s == 0))
+    return d
 
 
+logsumexp.vjp(x=lambda g, x, x_shape, axis: spread(g, shape=x_shape, axis=axis) * softmax(x, axis=axis))
+softmax.vjp(x=lambda g, y, axis: y * (g - sum(g * y, axis=axis, keepdims=True)))
 log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=axis, keepdims=True))
 
 

@@ -90,7 +90,7 @@ def expand_dims(x: Tensor, axis) -> Tensor:
 
 def squeeze(x: Tensor, axis=None) -> Tensor:
     """x without the axes `axis`; None: all of length 1. Raises ShapeError for an axis of another length."""
-    short = [i for i, n in enumerate(x.shape) if n == 1]
+    short = tuple([i for i, n in enumerate(x.shape) if n == 1])
     axes = short if axis is None else positive_axes("squeeze", axis, x.ndim)
     for i in axes:
         if x.shape[i] != 1:
@@ -111,8 +111,8 @@ class _Join(Op):
 
     def __call__(self, *xs, **attrs):
         if xs and isinstance(xs[0], (list, tuple)):
-            xs, rest = xs[0], xs[1:]
-            attrs |= dict(zip(self.attrs, rest))
+            attrs |= dict(zip(self.attrs, xs[1:]))
+            xs = tuple(xs[0])
         return super().__call__(*xs, **attrs)
 
 
