@@ -1,14 +1,16 @@
 """Kernel + law = an operation closed under differentiation.
 
-Double backward stops being free at the first hand-written kernel: one whose saved statistics count as constants gives
-a second derivative that is wrong, and raises nothing. So every kernel has a *law*: the same maths in plain operations.
+Double backward stops being free at the first hand-written kernel: one whose saved statistics count as
+constants gives a second derivative that is wrong, and raises nothing. So every kernel has a *law*: the same
+maths in plain operations.
 
     group_norm = fused(law, forward=K.forward, vjp={("x", "w", "b"): K.backward})
 
 - The forward kernel makes y, and may leave a hint (its statistics) for its own backward kernel.
-- The backward kernel makes the gradients; it is an operation too, named `<name>_grad`, and its law is *derived*: the
-  gradient of the parent's law. Differentiating it runs that law, at any order.
-- Where the kernel does not apply (float64, or what `takes` refuses), and where `impl="law"` is asked for, the law runs.
+- The backward kernel makes the gradients; it is an operation too, named `<name>_grad`, and its law is
+  *derived*: the gradient of the parent's law. Differentiating it runs that law, at any order.
+- Where the kernel does not apply (float64, or what `takes` refuses), and where `impl="law"` is asked for, the
+  law runs.
 
 The law is the specification, the test oracle, the float64 path, and the source of every higher derivative.
 """
@@ -25,7 +27,7 @@ from .tensor import Tensor, wrap
 
 
 class FusedOp(Op):
-    """An Op whose forward is a kernel and whose meaning is `law`. Call it with impl="law" or impl="kernel" to force one."""
+    """An Op whose forward is a kernel and whose meaning is `law`. impl="law" or impl="kernel" forces one."""
 
     law: Callable
     takes: Callable
@@ -51,16 +53,17 @@ def float32_only(*inputs, **attrs) -> bool:
     return all(t.dtype.kind != "f" or t.dtype.itemsize == 4 for t in inputs if isinstance(t, Tensor))
 
 
-def fused(law: Callable, *, name: str, forward: Callable, vjp: dict[tuple[str, ...], Callable], flops: Callable,
-          takes: Callable = float32_only, prepare: Callable | None = None, outputs: int = 1) -> FusedOp:
+def fused(law: Callable, *, name: str, forward: Callable, vjp: dict[tuple[str, ...], Callable],
+          flops: Callable, takes: Callable = float32_only, prepare: Callable | None = None,
+          outputs: int = 1) -> FusedOp:
     """Make an operation of a law and its kernels.
 
-    law(*tensors, **attrs) -> Tensor: the definition, in operations of the tape; its signature and docstring become
-    the operation's. forward(*arrays, **attrs) -> (y, hint). vjp: {inputs: backward}, one entry, with
-    backward(g, *arrays, hint=…, **attrs) -> one gradient for each of those inputs. Inputs not named there get none.
-    takes(*tensors, **attrs): does the kernel apply? prepare(*arrays, **attrs) checks and completes the attributes.
-    outputs: with several, law and forward return a tuple as y, and backward's g is a tuple of as many arrays. An input
-    whose default is None may be left out: law and kernels see None, and backward returns None for it.
+    law(*tensors, **attrs) -> Tensor: the definition, in operations of the tape; its signature and docstring
+    become the operation's. forward(*arrays, **attrs) -> (y, hint). vjp: {inputs: backward}, one entry, with
+    backward(g, *arrays, hint=…, **attrs) -> one gradient for each of those inputs. Inputs not named there get
+    none. An input whose default is None may be left out: law and kernels see None, backward returns None for
+    it. takes(*tensors, **attrs): does the kernel apply? prepare(*arrays, **attrs) checks and completes attrs.
+    outputs: with several, law and forward return a tuple as y, and backward's g is a tuple of as many arrays.
     """
     kernel = _with_signature(lambda xp, *arrays, **attrs: forward(*arrays, **attrs), law)
     made = FusedOp(kernel, flops=flops, prepare=prepare, name=name, hint=True)
@@ -79,8 +82,8 @@ def fused(law: Callable, *, name: str, forward: Callable, vjp: dict[tuple[str, .
 
 
 def _gradient_op(parent: FusedOp, which: list[int], backward: Callable, outputs: int) -> Op:
-    """The operation (cotangents, inputs) -> gradients of those inputs of `which` that are there, with its law derived
-    from the parent's."""
+    """The operation (cotangents, inputs) -> gradients of those inputs of `which` that are there, with its law
+    derived from the parent's."""
     cotangents = ["gy"] if outputs == 1 else [f"gy{k}" for k in range(outputs)]
     gy = "gy" if outputs == 1 else f"({', '.join(cotangents)})"
     inputs, attrs = ", ".join(parent.inputs), "".join(f"{a}={a}, " for a in parent.attrs)
@@ -102,7 +105,8 @@ def _gradient_op(parent: FusedOp, which: list[int], backward: Callable, outputs:
 
     made = Op(forward, name=f"{parent.name}_grad", flops=lambda *a, **k: 2 * parent.flops(
         *a[outputs:], **{x: v for x, v in k.items() if x != "hint"}))
-    made.__doc__ = f"The gradients of {parent.name} with respect to {', '.join(parent.inputs[i] for i in which)}."
+    names = ", ".join(parent.inputs[i] for i in which)
+    made.__doc__ = f"The gradients of {parent.name} with respect to {names}."
     made.law = law
     differentiable = [*cotangents, *(parent.inputs[i] for i in which)]
 
@@ -131,7 +135,7 @@ def _pull_all(ys, gs, targets: list, create_graph: bool) -> list[Tensor | None]:
 
 
 def _own(t: Any) -> Any:
-    """A tensor's values under a node of their own: connected to the tensor if that is recorded, a leaf if not."""
+    """A tensor's values under a node of their own: joined to the tensor if that is recorded, else a leaf."""
     if not isinstance(t, Tensor) or t.dtype.kind != "f":
         return t
     from .ops.elementwise import alias
@@ -152,20 +156,21 @@ def _with_signature(function: Callable, law: Callable) -> Callable:
 
 
 def _spelled_out(rule: Callable, op: Op, first: list[str]) -> Callable:
-    """A rule that asks by name for every input and attribute of `op`, and hands them to `rule` as two groups."""
+    """A rule that asks by name for all inputs and attributes of `op`, and hands them on as two groups."""
     inputs, attrs = list(op.inputs), [a for a in op.attrs if a != "hint"]
-    groups = f"inputs=({''.join(f'{n}, ' for n in inputs)}), attrs=dict({', '.join(f'{a}={a}' for a in attrs)})"
+    named = ", ".join(f"{a}={a}" for a in attrs)
+    groups = f"inputs=({''.join(f'{n}, ' for n in inputs)}), attrs=dict({named})"
     code = f"lambda {', '.join([*first, *inputs, *attrs])}: rule({', '.join(first)}, {groups})"
     return eval(code, {"rule": rule})
 
 
 def recompute(fn: Callable) -> Callable:
-    """Activation checkpointing: run fn without keeping what its operations save, and run it again when the gradient
-    passes (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Same values, same gradients to every
-    order, less memory, one more forward.
+    """Activation checkpointing: run fn without keeping what its operations save, and run it again when the
+    gradient passes (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"). Same values, same
+    gradients to every order, less memory, one more forward.
 
-    fn(*tensors, **constants) -> Tensor. Tensors that fn uses without being passed (parameters of a module) get their
-    gradients too. fn must be a function of its inputs: draw its randomness from named streams.
+    fn(*tensors, **constants) -> Tensor. Tensors that fn uses without being passed (parameters of a module)
+    get their gradients too. fn must be a function of its inputs: draw its randomness from named streams.
     """
 
     def run(*inputs, **constants):
@@ -214,7 +219,7 @@ class _Rerun:
 
 
 def _apart(t: Any) -> Any:
-    """A recorded tensor under a node of its own, which tells its use as an input from other uses; else t itself."""
+    """A recorded tensor under a node of its own, to tell its use as an input from others; else t itself."""
     return _own(t) if isinstance(t, Tensor) and t.node is not None else t
 
 
@@ -223,7 +228,7 @@ def _nodes(inputs) -> list:
 
 
 def _outside(root, mark: int, own: set) -> list:
-    """The nodes older than `mark` that the graph below `root` reaches other than through the function's own inputs."""
+    """The nodes older than `mark` that the graph below `root` reaches, not counting ways through `own`."""
     seen, stack, found = {root, *own}, [root], []
     while stack:
         for parent in stack.pop().parents:

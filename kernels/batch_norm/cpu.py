@@ -4,11 +4,14 @@ Forward and backward are the same two loops. The rows are dealt to a fixed numbe
 one order whatever the thread count.
 """
 
+from typing import Any
+
 import numpy as np
 from numba import njit, prange
 
 _BLOCKS = 16
-_FLAGS = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True, "parallel": True}
+_FAST = {"contract", "nsz", "arcp"}
+_FLAGS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "parallel": True}
 
 
 @njit(**_FLAGS)

@@ -1,18 +1,17 @@
-"""Layer norm on the CPU: each row is read from memory once, its later passes find it in the first-level
-cache.
+"""Layer norm on the CPU: each row is read from memory once, and found in the first-level cache after that.
 
-The rows are dealt to a fixed number of blocks, so the sums over rows have one order whatever the thread
-count.
+The rows are dealt to a fixed number of blocks: the sums over rows have one order whatever the thread count.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
 
 _BLOCKS = 16
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
-_FLAGS = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "parallel": True}
+_FLAGS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "parallel": True}
 
 
 @njit(**_FLAGS)
