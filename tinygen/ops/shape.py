@@ -5,8 +5,6 @@ from __future__ import annotations
 import builtins
 import math
 
-import numpy as np
-
 from ..errors import ShapeError
 from ..tape import Op, op
 from ..tensor import Tensor
@@ -182,8 +180,11 @@ def _sizes(x, *, sections, axis):
 def split(xp, x, *, sections, axis=-1):
     """(y₁, y₂, …) = x cut along `axis` (views). sections: how many equal parts, or a tuple of sizes, unlike
     numpy.split, which takes positions."""
-    ends = np.cumsum(sections)[:-1].tolist()
-    return tuple(xp.split(x, ends, axis=axis))
+    before, start, parts = (slice(None),) * axis, 0, []
+    for length in sections:
+        parts.append(x[(*before, slice(start, start + length))])
+        start += length
+    return tuple(parts)
 
 
 split.vjp(x=lambda g, axis: concat(*g, axis=axis))
