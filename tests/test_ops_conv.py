@@ -195,3 +195,9 @@ def test_errors():
     text = message(lambda: ops.conv2d_input_grad(small, w[..., :64], (1, 2, 3, 64), padding=1, stride=2))
     assert "needs gy (N, OH, OW, F) = (1, 1, 2, 64), the shape of conv2d's result; got (1, 2, 3, 64)." in text
     assert "conv1d needs x (N, L, C)" in message(lambda: ops.conv1d(small, w))
+
+
+@pytest.mark.parametrize("name", ["conv2d_input_grad", "conv2d_weight_grad"])
+def test_the_gradients_are_operations_with_gradients_of_their_own(name):
+    bad = [r.message for r in tg.check.check_ops([name], order=3) if not r.ok]
+    assert not bad, bad
