@@ -8,6 +8,7 @@ from .reduce import *  # noqa: F403
 from .shape import *  # noqa: F403
 from .index import *  # noqa: F403
 from .linalg import *  # noqa: F403
+from .pool import *  # noqa: F403
 from .resample import *  # noqa: F403
 from .conv import *  # noqa: F403
 from .norm import *  # noqa: F403

@@ -1,13 +1,13 @@
 """Picking elements and putting them back: indexing, gather and scatter, one-hot, order.
 
-Every gather is linear in x, and its adjoint is the scatter that adds; so each of the pairs (getitem, scatter_at),
-(take, scatter) and (take_along_axis, scatter_along_axis) is closed under differentiation.
+Every gather is linear in x, and its adjoint is the scatter that adds; so each of the pairs (getitem,
+scatter_at), (take, scatter) and (take_along_axis, scatter_along_axis) is closed under differentiation.
 
-Sums over repeated indices are taken in the order of the indices, so they are the same from run to run: on the CPU as
-a product with a sparse matrix of ones, on a GPU as a segmented scan after a stable sort (no atomics).
+Sums over repeated indices are taken in the order of the indices, so they are the same from run to run: on the
+CPU as a product with a sparse matrix of ones, on a GPU as a segmented scan after a stable sort (no atomics).
 
-An index out of range raises IndexError on the CPU. CuPy does not look, since that would wait for the device: there,
-an index wraps around.
+An index out of range raises IndexError on the CPU. CuPy does not look, since that would wait for the device:
+there, an index wraps around.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _add_rows(xp, n: int, ids, rows):
 
 
 def _add_rows_by_scan(xp, n: int, ids, rows):
-    """The same, ids already in [0, n), without atomics: sort, scan each run of equal ids, write its last sum."""
+    """The same for ids in [0, n), without atomics: sort, scan each run of equal ids, write its last sum."""
     m = len(ids)
     y = xp.zeros((n + 1, rows.shape[1]), rows.dtype)
     if m:
@@ -99,7 +99,7 @@ def _add_rows_by_scan(xp, n: int, ids, rows):
 
 @op(flops=lambda x, index: 0, prepare=_prepare_index)
 def getitem(xp, x, *, index):
-    """y = x[index], as in NumPy: integers, slices, …, None, boolean masks, integer arrays (arrays or Tensors).
+    """y = x[index], as in NumPy: integers, slices, …, None, boolean masks, integer arrays or Tensors.
 
     A view of x for integers and slices, else a copy."""
     return x[index]
@@ -177,7 +177,8 @@ def scatter_add(x: Tensor, indices, values: Tensor, axis: int = 0) -> Tensor:
     """x with x[…, indices[k…], …] += values[…, k…, …]; repeated indices are summed. Returns a new tensor.
 
     values has the shape of take(x, indices, axis). Raises ShapeError where it has not."""
-    return add(x, scatter(values, indices, axis=positive_axis("scatter_add", axis, x.ndim), size=x.shape[axis]))
+    axis = positive_axis("scatter_add", axis, x.ndim)
+    return add(x, scatter(values, indices, axis=axis, size=x.shape[axis]))
 
 
 # ---- one index for each place
@@ -187,12 +188,13 @@ def _prepare_along(x, indices, *, axis, **attrs):
     _check_integers(indices)
     axis = positive_axis("an index along an axis", axis, x.ndim)
     if x.shape[:axis] != indices.shape[:axis] or x.shape[axis + 1 :] != indices.shape[axis + 1 :]:
-        raise ShapeError(f"the indices {indices.shape} must have the shape of {x.shape} except along axis {axis}.")
+        raise ShapeError(f"the indices need the shape of x but for axis {axis}; {indices.shape}, {x.shape}.")
     return {"axis": axis, **attrs}
 
 
 def _grid(xp, indices, axis: int) -> tuple:
-    """The index that names, for each entry of `indices`, that place along `axis` and its own along the others."""
+    """The index that names, for each entry of `indices`, that place along `axis`, its own along the
+    others."""
     return tuple(
         indices if d == axis else xp.arange(n).reshape([-1 if e == d else 1 for e in range(indices.ndim)])
         for d, n in enumerate(indices.shape)
@@ -207,7 +209,8 @@ def take_along_axis(xp, x, indices, *, axis):
 
 @op(flops=lambda values, indices, axis, size: values.size, prepare=_prepare_along)
 def scatter_along_axis(xp, values, indices, *, axis, size):
-    """y = zeros, `size` long along `axis`, plus values at the places of take_along_axis, which it is the adjoint of."""
+    """y = zeros, `size` long along `axis`, with `values` added where take_along_axis takes from; its
+    adjoint."""
     shape = (*values.shape[:axis], size, *values.shape[axis + 1 :])
     if indices.shape[axis] == 1:  # no place is named twice
         y = xp.zeros(shape, values.dtype)
@@ -230,7 +233,7 @@ scatter_along_axis.vjp(values=lambda g, indices, axis: take_along_axis(g, indice
 def put(xp, x, values, *, index):
     """y = x, except y[index] = values (broadcast); x itself is left as it is.
 
-    Where integer arrays name a place twice, the last value stays (on a GPU: one of them, which is not promised)."""
+    Where integer arrays name a place twice, the last value stays (on a GPU: any one of them)."""
     y = x.copy()
     there = y[index].shape
     if np.ndim(values) > len(there):
@@ -262,8 +265,8 @@ put.vjp(x=lambda g, index: put(g, 0.0, index=index), values=_put_values)
 def put_along_axis(x: Tensor, indices, values, axis: int) -> Tensor:
     """x, except that the places of take_along_axis(x, indices, axis) hold `values` (broadcast). A new tensor.
 
-    Raises ShapeError where `indices` has not the shape of x except along `axis`; a place that is named twice keeps
-    the last value."""
+    Raises ShapeError where `indices` has not the shape of x except along `axis`; a place that is named twice
+    keeps the last value."""
     indices = _part(indices)
     axis = _prepare_along(x.data, indices, axis=axis)["axis"]
     xp = np if isinstance(indices, np.ndarray) else _cupy()
@@ -281,7 +284,7 @@ def _prepare_one_hot(ids, *, classes, dtype):
 
 @op(flops=lambda ids, classes, dtype: np.size(ids) * classes, prepare=_prepare_one_hot)
 def one_hot(xp, ids, *, classes, dtype=np.float32):
-    """y[…, c] = 1 where ids[…] = c, else 0; c = 0 … classes − 1. IndexError (on the CPU) for an id outside."""
+    """y[…, c] = 1 where ids[…] = c, else 0; 0 <= c < classes. IndexError (on the CPU) for an id outside."""
     ids = xp.asarray(ids)
     if xp is np and ids.size and not (0 <= ids.min() and ids.max() < classes):
         bad = ids[(ids < 0) | (ids >= classes)].flat[0] if ids.ndim else ids
@@ -306,7 +309,8 @@ def sort(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def topk(x: Tensor, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
-    """The k largest entries along `axis`, largest first, and their positions. ShapeError where k > that axis."""
+    """The k largest entries along `axis`, largest first, and their positions. Raises ShapeError for more than
+    there are."""
     axis = positive_axis("topk", axis, x.ndim)
     if not 0 <= k <= x.shape[axis]:
         raise ShapeError(f"topk: there are no {k} entries along axis {axis} of {x.shape}.")

@@ -12,8 +12,8 @@ def _with(*arrays):
 
 rows = np.array([2, 0, 2, -1])  # a repeated one, and one from the end: 2 and −1 are the same row of 3
 mask = np.array([[True, False], [False, True], [True, True]])
-for index in (1, slice(None, None, -2), (..., None, 0), mask, rows, rows[:, None] % 2, (slice(None), rows % 2),
-              (rows[:, None], np.array([1, 0, 1])), (slice(0), 1), (mask[:, 0], rows[:2] % 2)):
+for index in (1, slice(None, None, -2), (..., None, 0), mask, rows, rows[:, None] % 2, (slice(0), 1),
+              (slice(None), rows % 2), (rows[:, None], np.array([1, 0, 1])), (mask[:, 0], rows[:2] % 2)):
     case("getitem", (3, 2), index=index)
     case("scatter_at", np.zeros((3, 2))[index].shape, index=index, shape=(3, 2))
     case("put", (3, 2), np.zeros((3, 2))[index].shape, index=index)
@@ -25,7 +25,8 @@ for shape, ids, axis in (((3, 2, 4), rows, 0), ((3, 2, 4), rows.reshape(2, 2) % 
                          ((3, 4), np.zeros((0, 2), int), 0)):
     case("take", make=_with(shape, ids), axis=axis)
     axis %= len(shape)
-    case("scatter", make=_with((*shape[:axis], *ids.shape, *shape[axis + 1 :]), ids), axis=axis, size=shape[axis])
+    taken = (*shape[:axis], *ids.shape, *shape[axis + 1 :])
+    case("scatter", make=_with(taken, ids), axis=axis, size=shape[axis])
 
 along = np.array([[1, 0, 2], [1, 2, 2]])
 case("take_along_axis", make=_with((4, 3), along), axis=0)

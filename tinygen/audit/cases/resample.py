@@ -11,16 +11,6 @@ for images in (image, (0, 7, 5, 3)):
 case("resize_nearest", (1, 2, 3, 2), scale=(3, 1))
 case("depth_to_space", (2, 3, 1, 8), block=2)
 case("space_to_depth", (2, 6, 3, 2), block=3)
-
-for size, stride, padding, out in ((2, None, 0, (3, 2)), (3, 2, 1, (4, 3)), ((2, 3), (1, 2), ((1, 0), (0, 2)), (7, 3))):
-    case("sum_pool2d", image, size=size, stride=stride, padding=padding)
-    case("max_pool2d", make=lambda rng: (rng.permutation(210).reshape(image) / 10,), size=size, stride=stride,
-         padding=padding)
-    case("max_pool2d_places", image, size=size, stride=stride, padding=padding)
-case("sum_unpool2d", (2, 3, 2, 3), shape=image, size=(2, 2), stride=(2, 2), padding=((0, 0), (0, 0)))
-case("sum_unpool2d", (2, 2, 2, 3), shape=(2, 6, 4, 3), size=(3, 2), stride=(3, 2), padding=((0, 0), (0, 0)))
-case("sum_unpool2d", (2, 4, 3, 3), shape=image, size=(3, 3), stride=(2, 2), padding=((1, 1), (1, 1)))
-
 case("resize_bilinear", image, size=(3, 11), align_corners=True)
 case("resize_bilinear", image, size=(3, 2), antialias=True)
 case("resize_bilinear", (1, 4, 3, 6), size=8)
@@ -33,3 +23,5 @@ case("fir", image, kernel=taps, up=2, padding=((2, 1), (2, 1)))
 case("fir", image, kernel=taps, down=2, padding=1)
 case("fir", image, kernel=taps, up=(3, 1), down=(2, 3), padding=((-1, 4), (3, 0)))
 case("fir", image, kernel=taps[:3], padding=((1, 1), (-1, -1)))
+case("fir", (1, 66, 3, 2), kernel=taps, up=(1, 2), padding=((2, 1), (2, 1)))
+case("fir", (0, 4, 4, 3), kernel=taps, padding=1)
