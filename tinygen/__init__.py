@@ -4,8 +4,7 @@ image models on top of it. Start reading at tape.py."""
 import importlib
 import os
 
-# On two cores, pools that wait by spinning (libgomp under Numba, OpenBLAS under NumPy) take each other's time slices:
-# measured, the same convolution took 4 or 16 ms. Passive waiting must be set before the pool starts.
+# Numba's libgomp would wait by spinning, should anything start it; see kernels/threads.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from . import backend, errors, ops  # noqa: E402
@@ -25,10 +24,13 @@ from .errors import (  # noqa: E402
     UserError,
 )
 from .fused import recompute  # noqa: E402
+from .kernels.threads import get_threads, set_threads, single_threaded_blas  # noqa: E402
 from .tape import grad, no_grad  # noqa: E402
 from .tensor import Tensor  # noqa: E402
 
 __version__ = "0.1.0"
+
+single_threaded_blas()  # the threads are kernels/threads.py's to hand out
 
 # Imported when first used, so that `import tinygen` stays quick: they bring Numba, SciPy or Pillow with them.
 _LATER = {
@@ -54,6 +56,6 @@ def __dir__():
 __all__ = [
     "CheckpointError", "ConfigError", "DataError", "DeviceError", "DtypeError", "GradientError", "NonFiniteError", "Rng",
     "ShapeError", "StaleGraphError", "Tensor", "TinygenError", "UnusedParameterError", "UserError", "audit", "backend",
-    "check", "checkpoint", "config", "data", "device", "devices", "errors", "grad", "kernels", "losses", "metrics",
-    "models", "nn", "no_grad", "ops", "optim", "recompute", "train",
+    "check", "checkpoint", "config", "data", "device", "devices", "errors", "get_threads", "grad", "kernels", "losses", "metrics",
+    "models", "nn", "no_grad", "ops", "optim", "recompute", "set_threads", "train",
 ]  # fmt: skip

@@ -6,15 +6,15 @@ whatever the thread count.
 
 import math
 
-from numba import njit, prange
+from numba import njit
 
 from tinygen.kernels.adam.arrays import flat
+from tinygen.kernels.threads import share
 
-SERIAL = 131072  # elements; below, waking the second thread costs more than it saves
-RUN = 16384  # elements a thread takes at a time
+SHARE = 65536  # elements a thread takes at least: waking it costs what 20,000 do
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def _element(p, g, m, v, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale):
     """The new p, m and v of one element; a1 = 1 - b1, rate and root hold the bias corrections."""
     g = scale * g + l2 * p
@@ -23,7 +23,7 @@ def _element(p, g, m, v, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale):
     return shrink * p - rate * m / (math.sqrt(v) * root + eps), m, v
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def _run(p, g, m, v, ema, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale, ema_rate, first, last):
     real = p.dtype.type  # Python floats are float64: unconverted they would widen float32 arithmetic
     b1, a1, b2, a2, rate, root = real(b1), real(a1), real(b2), real(a2), real(rate), real(root)
@@ -42,13 +42,6 @@ def _run(p, g, m, v, ema, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale, em
             ema[i] += follow * (p[i] - ema[i])
 
 
-@njit(cache=True, error_model="numpy", parallel=True)
-def _run_threads(p, g, m, v, ema, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale, ema_rate):
-    for r in prange((p.size + RUN - 1) // RUN):
-        _run(p, g, m, v, ema, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale, ema_rate,
-             r * RUN, min(p.size, (r + 1) * RUN))  # fmt: skip
-
-
 def step(p, g, m, v, ema, lr, beta1, beta2, eps, weight_decay, decoupled, t, scale, ema_decay):
     """See the package's step. Without an EMA its rate is 0 and the array standing in for it is left alone."""
     p, g, m, v, average = flat("adam", p, g, m, v, ema)
@@ -59,7 +52,4 @@ def step(p, g, m, v, ema, lr, beta1, beta2, eps, weight_decay, decoupled, t, sca
     ema_rate = 0.0 if ema is None else 1.0 - float(ema_decay)
     betas = beta1, 1.0 - beta1, beta2, 1.0 - beta2
     scalars = *betas, rate, root, float(eps), l2, shrink, float(scale), ema_rate
-    if p.size < SERIAL:
-        _run(p, g, m, v, average, *scalars, 0, p.size)
-    else:
-        _run_threads(p, g, m, v, average, *scalars)
+    share(p.size, lambda first, last: _run(p, g, m, v, average, *scalars, first, last), least=SHARE)

@@ -1,4 +1,4 @@
-"""The draws of loops.py, compiled: serial below `SERIAL` elements, one thread per run of blocks above.
+"""The draws of loops.py, compiled; the blocks of a large draw are shared among the threads.
 
 Words are carried as uint64 holding 32 bits, so that each multiplication is the widening 32 x 32 -> 64 one. No
 fastmath: a contracted or reassociated operation would change numbers that are promised for ever.
@@ -7,10 +7,11 @@ fastmath: a contracted or reassociated operation would change numbers that are p
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
-SERIAL = 8192  # elements; below, waking the second thread costs more than it saves
-RUN = 2048  # blocks a thread takes at a time
+from tinygen.kernels.threads import share
+
+SHARE = 2048  # blocks a thread takes at least: waking it costs what 1,000 do
 
 _u64 = np.uint64
 MASK, S32 = _u64(0xFFFFFFFF), _u64(32)
@@ -20,7 +21,7 @@ ZERO, ONE, S8, S11, S21 = _u64(0), _u64(1), _u64(8), _u64(11), _u64(21)
 TWO_PI = 2.0 * math.pi
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def block(key, index, lane):
     """Philox4x32-10 of counter (index, lane) under key, all uint64 -> four uint64 below 2**32."""
     c0, c1, c2, c3 = index & MASK, index >> S32, lane & MASK, lane >> S32
@@ -32,17 +33,17 @@ def block(key, index, lane):
     return c0, c1, c2, c3
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _u24(w, low, span, top):
     return np.float32(min(low + span * (np.float64(np.int32(w >> S8)) * 2.0**-24), top))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _u53(hi, lo, low, span, top):
     return min(low + span * (np.float64(np.int64(hi << S21 | lo >> S11)) * 2.0**-53), top)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _uniform32(out, key, low, span, top, first, last):
     for j in range(first, min(last, out.size // 4)):
         w0, w1, w2, w3 = block(key, _u64(j), ZERO)
@@ -56,7 +57,7 @@ def _uniform32(out, key, low, span, top, first, last):
             out[i] = _u24(w[i % 4], low, span, top)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _uniform64(out, key, low, span, top, first, last):
     for j in range(first, last):
         hi, lo = block(key, _u64(j), ZERO), block(key, _u64(j), ONE)
@@ -64,7 +65,7 @@ def _uniform64(out, key, low, span, top, first, last):
             out[i] = _u53(hi[i % 4], lo[i % 4], low, span, top)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _normal(out, key, first, last):
     for j in range(first, last):
         w0, w1, w2, w3 = block(key, _u64(j), ZERO)
@@ -76,13 +77,13 @@ def _normal(out, key, first, last):
             out[2 * j + 1] = radius * math.sin(angle)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _word64(key, i, lane):
     w0, w1, w2, w3 = block(key, _u64(i >> 1), lane)
     return (w2 << S32 | w3) if i & 1 else (w0 << S32 | w1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _multiply_shift(x, span):
     """(x * span) >> 64 and the low 64 bits, by schoolbook halves."""
     xl, xh, sl, sh = x & MASK, x >> S32, span & MASK, span >> S32
@@ -90,7 +91,7 @@ def _multiply_shift(x, span):
     return xh * sh + (xh * sl >> S32) + (xl * sh >> S32) + (mid >> S32), x * span
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _integers(out, key, low, span, first, last):
     reject = (ZERO - span) % span  # 2**64 mod span
     for i in range(2 * first, min(2 * last, out.size)):
@@ -102,34 +103,10 @@ def _integers(out, key, low, span, first, last):
         out[i] = low + np.int64(high)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _bits(out, key, first, last):
     for i in range(2 * first, min(2 * last, out.size)):
         out[i] = _word64(key, i, ZERO)
-
-
-@njit(cache=True, parallel=True)
-def _uniform32_threads(out, key, low, span, top, blocks):
-    for r in prange((blocks + RUN - 1) // RUN):
-        _uniform32(out, key, low, span, top, r * RUN, min(blocks, (r + 1) * RUN))
-
-
-@njit(cache=True, parallel=True)
-def _uniform64_threads(out, key, low, span, top, blocks):
-    for r in prange((blocks + RUN - 1) // RUN):
-        _uniform64(out, key, low, span, top, r * RUN, min(blocks, (r + 1) * RUN))
-
-
-@njit(cache=True, parallel=True)
-def _normal_threads(out, key, blocks):
-    for r in prange((blocks + RUN - 1) // RUN):
-        _normal(out, key, r * RUN, min(blocks, (r + 1) * RUN))
-
-
-@njit(cache=True, parallel=True)
-def _integers_threads(out, key, low, span, blocks):
-    for r in prange((blocks + RUN - 1) // RUN):
-        _integers(out, key, low, span, r * RUN, min(blocks, (r + 1) * RUN))
 
 
 def uniform(key: int, n: int, low: float, high: float, dtype: np.dtype) -> np.ndarray:
@@ -139,10 +116,8 @@ def uniform(key: int, n: int, low: float, high: float, dtype: np.dtype) -> np.nd
     bounds = float(low), float(high) - float(low), float(np.nextafter(high, low))
     blocks = (n + 3) // 4
     single = dtype == np.float32
-    if n <= SERIAL:
-        (_uniform32 if single else _uniform64)(out, _u64(key), *bounds, 0, blocks)
-    else:
-        (_uniform32_threads if single else _uniform64_threads)(out, _u64(key), *bounds, blocks)
+    draw = _uniform32 if single else _uniform64
+    share(blocks, lambda first, last: draw(out, _u64(key), *bounds, first, last), least=SHARE)
     return out
 
 
@@ -150,10 +125,7 @@ def normal(key: int, n: int, dtype: np.dtype) -> np.ndarray:
     """n standard normals: float64 Box-Muller pairs, rounded to dtype."""
     out = np.empty(n, dtype)
     blocks = (n + 1) // 2
-    if n <= SERIAL:
-        _normal(out, _u64(key), 0, blocks)
-    else:
-        _normal_threads(out, _u64(key), blocks)
+    share(blocks, lambda first, last: _normal(out, _u64(key), first, last), least=SHARE)
     return out
 
 
@@ -161,15 +133,12 @@ def integers(key: int, n: int, low: int, high: int) -> np.ndarray:
     """n int64 in [low, high), exactly uniform."""
     out = np.empty(n, np.int64)
     blocks = (n + 1) // 2
-    if n <= SERIAL:
-        _integers(out, _u64(key), low, _u64(high - low), 0, blocks)
-    else:
-        _integers_threads(out, _u64(key), low, _u64(high - low), blocks)
+    share(blocks, lambda first, last: _integers(out, _u64(key), low, _u64(high - low), first, last), least=SHARE)
     return out
 
 
 def permutation(key: int, n: int) -> np.ndarray:
     """A uniformly random order of 0..n-1, int64."""
     bits = np.empty(n, np.uint64)
-    _bits(bits, _u64(key), 0, (n + 1) // 2)
+    share((n + 1) // 2, lambda first, last: _bits(bits, _u64(key), first, last), least=SHARE)
     return np.argsort(bits, kind="stable")

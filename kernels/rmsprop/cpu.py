@@ -7,16 +7,16 @@ sgd/cpu.py). No fastmath, see adam/cpu.py.
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from tinygen.kernels.adam.arrays import flat
+from tinygen.kernels.threads import share
 
-SERIAL = 131072  # elements; below, waking the second thread costs more than it saves
-RUN = 16384  # elements a thread takes at a time
+SHARE = 65536  # elements a thread takes at least: waking it costs what 20,000 do
 TILE = 512
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def _run(
     p, g, v, buf, avg, ema, lr, alpha, eps, momentum, centered, weight_decay, scale, ema_rate, first, last
 ):
@@ -52,13 +52,6 @@ def _run(
                 et[i] += follow * (pt[i] - et[i])
 
 
-@njit(cache=True, error_model="numpy", parallel=True)
-def _run_threads(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, centered, weight_decay, scale, ema_rate):
-    for r in prange((p.size + RUN - 1) // RUN):
-        _run(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, centered, weight_decay, scale, ema_rate,
-             r * RUN, min(p.size, (r + 1) * RUN))  # fmt: skip
-
-
 def step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, ema_decay):
     """See the package's step. Arrays that are None are stood in for by p and not touched."""
     p, g, v, velocity, mean, average = flat("rmsprop", p, g, v, buf, avg, ema)
@@ -66,7 +59,4 @@ def step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, 
     # floats throughout: an int or a NumPy scalar among them would compile everything once more
     rates = float(lr), float(alpha), float(eps), float(momentum)
     scalars = avg is not None, float(weight_decay), float(scale), ema_rate
-    if p.size < SERIAL:
-        _run(p, g, v, velocity, mean, average, *rates, *scalars, 0, p.size)
-    else:
-        _run_threads(p, g, v, velocity, mean, average, *rates, *scalars)
+    share(p.size, lambda first, last: _run(p, g, v, velocity, mean, average, *rates, *scalars, first, last), least=SHARE)

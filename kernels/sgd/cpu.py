@@ -4,16 +4,16 @@ A tile of each array goes through the loops its options call for while it lies i
 loop then touches few arrays, and no stand-in, and becomes vectors. No fastmath, see adam/cpu.py.
 """
 
-from numba import njit, prange
+from numba import njit
 
 from tinygen.kernels.adam.arrays import flat
+from tinygen.kernels.threads import share
 
-SERIAL = 131072  # elements; below, waking the second thread costs more than it saves
-RUN = 16384  # elements a thread takes at a time
+SHARE = 65536  # elements a thread takes at least: waking it costs what 20,000 do
 TILE = 512
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def _run(p, g, buf, ema, lr, momentum, begin, nesterov, weight_decay, scale, ema_rate, first, last):
     real = p.dtype.type  # Python floats are float64: unconverted they would widen float32 arithmetic
     rate, mu, decay, clip, follow = real(lr), real(momentum), real(weight_decay), real(scale), real(ema_rate)
@@ -37,20 +37,10 @@ def _run(p, g, buf, ema, lr, momentum, begin, nesterov, weight_decay, scale, ema
                 et[i] += follow * (pt[i] - et[i])
 
 
-@njit(cache=True, error_model="numpy", parallel=True)
-def _run_threads(p, g, buf, ema, lr, momentum, begin, nesterov, weight_decay, scale, ema_rate):
-    for r in prange((p.size + RUN - 1) // RUN):
-        _run(p, g, buf, ema, lr, momentum, begin, nesterov, weight_decay, scale, ema_rate,
-             r * RUN, min(p.size, (r + 1) * RUN))  # fmt: skip
-
-
 def step(p, g, buf, ema, lr, momentum, nesterov, weight_decay, t, scale, ema_decay):
     """See the package's step. Arrays that are None are stood in for by p and not touched."""
     p, g, velocity, average = flat("sgd", p, g, buf, ema)
     ema_rate = 0.0 if ema is None else 1.0 - float(ema_decay)
     # floats throughout: an int or a NumPy scalar among them would compile everything once more
     scalars = float(lr), float(momentum), bool(t == 1), bool(nesterov), float(weight_decay), float(scale)
-    if p.size < SERIAL:
-        _run(p, g, velocity, average, *scalars, ema_rate, 0, p.size)
-    else:
-        _run_threads(p, g, velocity, average, *scalars, ema_rate)
+    share(p.size, lambda first, last: _run(p, g, velocity, average, *scalars, ema_rate, first, last), least=SHARE)
