@@ -1,18 +1,22 @@
 """The deep convolutional GAN, and arithmetic with its latent vectors.
 
-Radford, Metz & Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial
-Networks". Its guidelines (§3): strided convolutions in D and strided transposed ones in G instead of pooling; batch norm
-in both, but not at G's output nor at D's input; no hidden fully connected layers; ReLU in G with tanh at the end, leaky
-ReLU 0.2 in D; weights from N(0, 0.02²), batch norm's gains from N(1, 0.02²); Adam with rate 2e-4 and β₁ = 0.5.
+Radford, Metz & Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional Generative
+Adversarial Networks". Its guidelines (§3): strided convolutions in D and strided transposed ones in G instead
+of pooling; batch norm in both, but not at G's output nor at D's input; no hidden fully connected layers; ReLU
+in G with tanh at the end, leaky ReLU 0.2 in D; weights from N(0, 0.02²), batch norm's gains from N(1, 0.02²);
+Adam with rate 2e-4 and β₁ = 0.5.
 
 The game is that of gan.py, with the non-saturating loss. Batch norm makes two choices matter:
-- D sees real images and fakes in separate batches, as in the authors' code: each is normalised by its own statistics.
-- G's running statistics are followed in both halves of a step, for both draw from the same G. Samples are made in
-  evaluation mode, with a moving average of G's weights and of those statistics, so that a sample depends on its z alone.
+- D sees real images and fakes in separate batches, as in the authors' code: each is normalised by its own
+statistics. - G's running statistics are followed in both halves of a step, for both draw from the same G.
+Samples are made in
+  evaluation mode, with a moving average of G's weights and of those statistics, so that a sample depends on
+  its z alone.
 
-In the latent space (§6.3): `interpolate`, `arithmetic`, and the pictures of both in `figures`. A mean of three z has a
-third of the variance of one, so mean − mean + mean is spread exactly as z itself is; with single exemplars it is √3 as
-wide, outside of what G has seen: the paper's remark that single exemplars are unstable.
+In the latent space (§6.3): `interpolate`, `arithmetic`, and the pictures of both in `figures`. A mean of
+three z has a third of the variance of one, so mean − mean + mean is spread exactly as z itself is; with
+single exemplars it is √3 as wide, outside of what G has seen: the paper's remark that single exemplars are
+unstable.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ from tinygen.optim import EMA, Adam
 from tinygen.rng import Rng
 from tinygen.tensor import Tensor
 
-__all__ = ["DCGAN", "MODEL", "PRESETS", "Config", "Discriminator", "Generator", "ink", "lerp", "slant", "slerp"]
+__all__ = ["DCGAN", "MODEL", "PRESETS", "Config", "Discriminator", "Generator", "ink", "lerp", "slant",
+           "slerp"]
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ class Config:
 
     def __post_init__(self):
         if self.layers < 1 or self.base << self.layers != self.image_size:
-            raise ConfigError(f"dcgan doubles the side of its images: {self.image_size} is not {self.base} · 2, · 4, · 8, …; "
-                              "resize the images, or choose another base.")
+            raise ConfigError(f"dcgan starts at {self.base}×{self.base} and doubles: the side of its images is "
+                              f"{self.base} · 2, · 4, · 8 …, not {self.image_size}; resize them, or set --base.")
 
     @property
     def layers(self) -> int:
@@ -62,9 +67,12 @@ class Config:
 
 PRESETS = {
     "small": {},
-    # 64×64, 1024 maps at 4×4 (Figure 1), the settings of §4 and the authors' code; ours alone is the moving average.
-    "paper": {"image_size": 64, "channels": 3, "latent": 100, "base": 4, "width": 128, "kernel": 5, "batch_size": 128},
-}
+    # 64×64, 1024 maps at 4×4 (Figure 1), the settings of §4 and the authors' code; ours alone is the moving
+    # average.
+    "paper": {
+        "image_size": 64, "channels": 3, "latent": 100, "base": 4, "width": 128, "kernel": 5, "batch_size": 128,
+    },
+}  # fmt: skip
 
 STD = 0.02
 
@@ -84,7 +92,7 @@ class Generator(Module):
         self._first = (c.base, c.base, maps[0])
         self.project = Linear(c.latent, c.base * c.base * maps[0], bias=False, law=STD, rng=rng)
         self.norms = [_norm(m, rng) for m in maps]
-        self.ups = [ConvTranspose2d(a, b, c.kernel, stride=2, padding=c.kernel // 2 - (c.kernel == 4),
+        self.ups = [ConvTranspose2d(a, b, c.kernel, stride=2, padding=(c.kernel - 1) // 2,
                                     output_padding=c.kernel % 2, bias=False, law=STD, rng=rng)
                     for a, b in zip(maps, [*maps[1:], c.channels])]
 
@@ -101,7 +109,7 @@ class Discriminator(Module):
     def __init__(self, config: Config, rng: nn.Init):
         c = config
         maps = [c.width << k for k in range(c.layers)]  # 128, 256, 512, 1024
-        self.downs = [Conv2d(a, b, c.kernel, stride=2, padding=c.kernel // 2 - (c.kernel == 4), bias=False, law=STD, rng=rng)
+        self.downs = [Conv2d(a, b, c.kernel, stride=2, padding=(c.kernel - 1) // 2, bias=False, law=STD, rng=rng)
                       for a, b in zip([c.channels, *maps], maps)]
         self.norms = [_norm(m, rng) for m in maps[1:]]
         self.out = Linear(c.base * c.base * maps[-1], 1, bias=False, law=STD, rng=rng)
@@ -131,12 +139,14 @@ class DCGAN(Module):
 
     def noise(self, n: int, rng: Rng, name: str = "sample.z", step: int = 0) -> Tensor:
         """n latent vectors (n, latent)."""
-        shape, device = (n, self.config.latent), self.generator.project.w.device
-        z = rng.uniform(name, step, shape, -1.0, 1.0) if self.config.noise == "uniform" else rng.normal(name, step, shape)
-        return z.to(device)
+        shape = (n, self.config.latent)
+        uniform = self.config.noise == "uniform"
+        z = rng.uniform(name, step, shape, -1.0, 1.0) if uniform else rng.normal(name, step, shape)
+        return z.to(self.generator.project.w.device)
 
     def step(self, batch, rng: Rng) -> dict[str, float]:
-        """Algorithm 1 of Goodfellow et al. 2014: D against fakes that are constants to it, then G on noise of its own."""
+        """Algorithm 1 of Goodfellow et al. 2014: D against fakes that are constants to it, then G on noise of
+        its own."""
         x, k, D, G = batch.images, self.iteration, self.discriminator, self.generator
         self.train()
         with tg.no_grad():
@@ -148,11 +158,13 @@ class DCGAN(Module):
         g_loss = losses.g_non_saturating(D(G(self.noise(len(x), rng, "dcgan.z.g", k))))
         self.g_optimizer.step(tg.grad(g_loss, self.g_optimizer.params))
         self.iteration += 1
-        return {"d_loss": d_loss.item(), "g_loss": g_loss.item(), "d_real": _certainty(on_real), "d_fake": _certainty(on_fake)}
+        return {"d_loss": d_loss.item(), "g_loss": g_loss.item(),
+                "d_real": _certainty(on_real), "d_fake": _certainty(on_fake)}
 
     def images(self, z: Tensor | np.ndarray, average: bool = True) -> Tensor:
         """The images N,H,W,C in [−1, 1] of latent vectors (N, latent), by the averaged G or by G as it is."""
-        z = z if isinstance(z, Tensor) else Tensor(move(np.asarray(z, np.float32), self.generator.project.w.device))
+        if not isinstance(z, Tensor):
+            z = Tensor(move(np.asarray(z, np.float32), self.generator.project.w.device))
         self.eval()
         with tg.no_grad():
             if not average:
@@ -170,26 +182,31 @@ class DCGAN(Module):
     # ---- the latent space
 
     def interpolate(self, a, b, steps: int = 9) -> np.ndarray:
-        """Latent vectors (N, steps, latent) on the way from a to b (N, latent), both included: straight for uniform z, along
-        the sphere for normal z, whose length hardly varies."""
+        """Latent vectors (N, steps, latent) on the way from a to b (N, latent), both included: straight for
+        uniform z, along the sphere for normal z, whose length hardly varies."""
         path = lerp if self.config.noise == "uniform" else slerp
         return np.stack([path(a, b, t) for t in np.linspace(0, 1, steps)], axis=1)
 
     def arithmetic(self, a, b, c) -> np.ndarray:
-        """mean(a) − mean(b) + mean(c), (latent,), of exemplars (k, latent), three of each in the paper (§6.3.2)."""
+        """mean(a) − mean(b) + mean(c), (latent,), of exemplars (k, latent), three of each in the paper
+        (§6.3.2)."""
         a, b, c = (np.asarray(v, np.float64) for v in (a, b, c))
         if not all(v.ndim == 2 and v.shape[1] == self.config.latent and len(v) for v in (a, b, c)):
-            raise ShapeError(f"arithmetic needs exemplars (k, {self.config.latent}); got {a.shape}, {b.shape}, {c.shape}.")
+            raise ShapeError(f"arithmetic needs exemplars (k, {self.config.latent}); got {a.shape}, {b.shape}, "
+                             f"{c.shape}.")
         return (a.mean(0) - b.mean(0) + c.mean(0)).astype(np.float32)
 
     def turn(self, right, left) -> np.ndarray:
-        """mean(right) − mean(left), (latent,): the direction in which pictures turn from one to the other (§6.3.2)."""
-        return (np.asarray(right, np.float64).mean(0) - np.asarray(left, np.float64).mean(0)).astype(np.float32)
+        """mean(right) − mean(left), (latent,): the direction in which pictures turn from one to the other
+        (§6.3.2)."""
+        right, left = np.asarray(right, np.float64), np.asarray(left, np.float64)
+        return (right.mean(0) - left.mean(0)).astype(np.float32)
 
     def figures(self, rng: Rng) -> dict[str, np.ndarray]:
-        """interpolation: eight ways between pairs of z, one a row. arithmetic: heavy − light + light' in three columns, each
-        of three exemplars above the picture of their mean, and on the right the result, in the midst of eight results with
-        noise of ±0.25 added (Figure 7). turn: eight pictures moved along right-leaning − left-leaning (Figure 8)."""
+        """interpolation: eight ways between pairs of z, one a row. arithmetic: heavy − light + light' in
+        three columns, each of three exemplars above the picture of their mean, and on the right the result,
+        in the midst of eight results with noise of ±0.25 added (Figure 7). turn: eight pictures moved along
+        right-leaning − left-leaning (Figure 8)."""
         z = self.noise(512, rng, "figures.z").numpy()
         found = np.asarray(self.images(z))
         ways = self.interpolate(z[:8], z[8:16])
@@ -197,13 +214,15 @@ class DCGAN(Module):
 
         order = np.argsort(ink(found))
         a, b, c = z[order[-3:]], z[order[:6:2]], z[order[1:6:2]]
-        columns = np.stack([np.concatenate([v, v.mean(0, keepdims=True)]) for v in (a, b, c)], axis=1)  # 4, 3, latent
-        around = rng.uniform("figures.around", 0, (9, z.shape[1]), -0.25, 0.25).numpy()
-        around[4] = 0
-        left, right = _sheet(self._decode(columns)), _sheet(self._decode((self.arithmetic(a, b, c) + around).reshape(3, 3, -1)))
-        gap = np.full((left.shape[0], found.shape[1], *left.shape[2:]), 255, np.uint8)
-        right = np.pad(right, ((0, left.shape[0] - right.shape[0]), *[(0, 0)] * (right.ndim - 1)), constant_values=255)
-        sheets["arithmetic"] = np.concatenate([left, gap, right], axis=1)
+        columns = np.stack([np.concatenate([v, v.mean(0, keepdims=True)]) for v in (a, b, c)], axis=1)
+        around = rng.uniform("figures.around", 0, (3, 3, z.shape[1]), -0.25, 0.25).numpy()
+        around[1, 1] = 0
+        left = _sheet(self._decode(columns))  # 4 rows of 3
+        right = _sheet(self._decode(self.arithmetic(a, b, c) + around))  # 3 rows of 3
+        canvas = np.full((left.shape[0], 2 * left.shape[1] + found.shape[1], *left.shape[2:]), 255, np.uint8)
+        canvas[:, : left.shape[1]] = left
+        canvas[: right.shape[0], -right.shape[1] :] = right
+        sheets["arithmetic"] = canvas
 
         order = np.argsort(slant(found))
         turn = self.turn(z[order[-4:]], z[order[:4]])
@@ -223,8 +242,9 @@ def lerp(a, b, t: float) -> np.ndarray:
 
 
 def slerp(a, b, t: float) -> np.ndarray:
-    """(sin((1 − t)ω)·a + sin(tω)·b)/sin ω, ω the angle between a and b in the last axis (Shoemake 1985; for latent vectors
-    White 2016, "Sampling Generative Networks"). Where a and b point the same way, or opposite ways, lerp."""
+    """(sin((1 − t)ω)·a + sin(tω)·b)/sin ω, ω the angle between a and b in the last axis (Shoemake 1985; for
+    latent vectors White 2016, "Sampling Generative Networks"). Where a and b point the same way, or opposite
+    ways, lerp."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     lengths = np.linalg.norm(a, axis=-1, keepdims=True) * np.linalg.norm(b, axis=-1, keepdims=True)
     omega = np.arccos(np.clip((a * b).sum(-1, keepdims=True) / np.maximum(lengths, 1e-12), -1, 1))
@@ -242,8 +262,8 @@ def ink(images) -> np.ndarray:
 
 
 def slant(images) -> np.ndarray:
-    """How far the bright parts of each image N,H,W,C lean: (N,), cov(column, −row)/var(row), weighted by brightness; above
-    zero where the top leans to the right."""
+    """How far the bright parts of each image N,H,W,C lean: (N,), cov(column, −row)/var(row), weighted by
+    brightness; above zero where the top leans to the right."""
     w = np.asarray(images, np.float64).mean(axis=3) + 1 + 1e-6
     w = w / w.sum(axis=(1, 2), keepdims=True)  # N, H, W
     rows, columns = np.meshgrid(-np.arange(w.shape[1]), np.arange(w.shape[2]), indexing="ij")

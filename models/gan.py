@@ -1,17 +1,19 @@
-"""The generative adversarial network: G turns noise into images, D tells them from the data, and each learns against the
-other. Both are perceptrons.
+"""The generative adversarial network: G turns noise into images, D tells them from the data, and each learns
+against the other. Both are perceptrons.
 
-Goodfellow et al. 2014, "Generative Adversarial Nets". With D(x) = σ(logit) the probability that x comes from the data,
+Goodfellow et al. 2014, "Generative Adversarial Nets". With D(x) = σ(logit) the probability that x comes from
+the data,
 
     min_G max_D V = E log D(x) + E log(1 − D(G(z)))                                      (1)
 
-Algorithm 1 with one step of D for each step of G (k = 1, as in the paper's experiments). For a fixed G the best D is
-p_data/(p_data + p_G), and V is then −log 4 + 2·JSD(p_data, p_G) (Proposition 1, Theorem 1). G descends on
-E log(1 − D(G(z))) itself ("saturating": flat where D wins) or, as §3 advises, on −E log D(G(z)) ("non_saturating").
+Algorithm 1 with one step of D for each step of G (k = 1, as in the paper's experiments). For a fixed G the
+best D is p_data/(p_data + p_G), and V is then −log 4 + 2·JSD(p_data, p_G) (Proposition 1, Theorem 1). G
+descends on E log(1 − D(G(z))) itself ("saturating": flat where D wins) or, as §3 advises, on −E log D(G(z))
+("non_saturating").
 
-Later additions, as switches: a moving average of G's weights for sampling, and two penalties on D's slope. The game
-alone does not settle: on a ring of eight Gaussians G visits one or two of them (tests/test_model_gan.py); with R1
-(Mescheder et al. 2018) it finds all eight.
+Later additions, as switches: a moving average of G's weights for sampling, and two penalties on D's slope.
+The game alone does not settle: on a ring of eight Gaussians G visits one or two of them
+(tests/test_model_gan.py); with R1 (Mescheder et al. 2018) it finds all eight.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Config:
     d_widths: tuple[int, ...] = field((256, 256), "units of D's hidden layers")
     pieces: int = field(1, "linear pieces of D's maxout units; 1: leaky ReLU instead")
     dropout: tuple[float, ...] = field((0.0, 0.0), "dropout of D's input, and of its hidden layers")
-    output: str = field("tanh", "of G; sigmoid: D too sees images in 0..1; linear: for points in space", choices=OUTPUTS)
+    output: str = field("tanh", "of G; sigmoid: D too sees images in 0..1; linear: for points in space",
+                        choices=OUTPUTS)
     init: tuple[float, ...] = field((0.0, 0.0), "first weights of G and D from U(±this); 0: U(±1/√fan_in)")
     loss: str = field("non_saturating", "what G descends on", choices=LOSSES)
     r1: float = field(0.5, "γ of the R1 penalty γ/2·E‖∇D‖² at real images; 0: none")
@@ -60,20 +63,21 @@ class Config:
 
 PRESETS = {
     "small": {},
-    # The MNIST experiment, from the paper's §5 and the settings its authors published, for 28×28 digits. It differs from
-    # them so: G's last bias starts at zero, not at the mean image; the momentum stays at 0.5 instead of rising to 0.7
-    # over 250 epochs; D's loss is eq. 1, of which their code takes half. Expect hours, and patience: there is no penalty.
+    # The MNIST experiment, from the paper's §5 and the settings its authors published, for 28×28 digits. It
+    # differs from them so: G's last bias starts at zero, not at the mean image; the momentum stays at 0.5
+    # instead of rising to 0.7 over 250 epochs; D's loss is eq. 1, of which their code takes half. Expect
+    # hours, and patience: there is no penalty.
     "paper": {
-        "image_size": 28, "latent": 100, "g_widths": (1200, 1200), "d_widths": (240, 240), "pieces": 5, "dropout": (0.2, 0.5),
-        "output": "sigmoid", "init": (0.05, 0.005), "r1": 0.0, "optimizer": "sgd", "lr": 0.1, "shrink": 1.000004,
-        "batch_size": 100, "ema": 0.0,
+        "image_size": 28, "latent": 100, "g_widths": (1200, 1200), "d_widths": (240, 240), "pieces": 5,
+        "dropout": (0.2, 0.5), "output": "sigmoid", "init": (0.05, 0.005), "r1": 0.0, "optimizer": "sgd",
+        "lr": 0.1, "shrink": 1.000004, "batch_size": 100, "ema": 0.0,
     },
 }  # fmt: skip
 
 
 class Maxout(Module):
-    """y = the largest of `pieces` linear functions of x, for each of its units (Goodfellow et al. 2013, "Maxout Networks").
-    x N,features_in -> N,units."""
+    """y = the largest of `pieces` linear functions of x, for each of its units (Goodfellow et al. 2013,
+    "Maxout Networks"). x N,features_in -> N,units."""
 
     def __init__(self, features_in: int, units: int, pieces: int, rng=None):
         self.linear, self.pieces = Linear(features_in, units * pieces, rng=rng), pieces
@@ -168,8 +172,8 @@ class GAN(Module):
         return rng.normal(name, step, (n, self.config.latent)).to(self.generator.layers[0].w.device)
 
     def step(self, batch, rng: Rng) -> dict[str, float]:
-        """One round of Algorithm 1: D ascends against fakes that are constants to it; then G descends, through a D that
-        stays as it is, on noise of its own."""
+        """One round of Algorithm 1: D ascends against fakes that are constants to it; then G descends,
+        through a D that stays as it is, on noise of its own."""
         x, k, D = batch.images, self.iteration, self.discriminator
         self.train()
         with nn.streams(rng, k):
@@ -183,10 +187,12 @@ class GAN(Module):
             g_loss = self._loss.g(D(self.generator(self.noise(len(x), rng, "gan.z.g", k))))
             self.g_optimizer.step(tg.grad(g_loss, self.g_optimizer.params))
         self.iteration += 1
-        return {"d_loss": d_loss.item(), "g_loss": g_loss.item(), "d_real": _certainty(on_real), "d_fake": _certainty(on_fake)}
+        return {"d_loss": d_loss.item(), "g_loss": g_loss.item(),
+                "d_real": _certainty(on_real), "d_fake": _certainty(on_fake)}
 
     def _penalty(self, x: Tensor, fake: Tensor, rng: Rng) -> Tensor | float:
-        """γ/2·E‖∇D(x)‖² (Mescheder et al. 2018, eq. 9) + λ·E(‖∇D(x̂)‖ − 1)² (Gulrajani et al. 2017, eq. 3)."""
+        """γ/2·E‖∇D(x)‖² (Mescheder et al. 2018, eq. 9) + λ·E(‖∇D(x̂)‖ − 1)² (Gulrajani et al. 2017, eq.
+        3)."""
         c, total = self.config, 0.0
         if c.r1:
             total = total + (c.r1 / 2) * losses.r1_penalty(self.discriminator, x)
