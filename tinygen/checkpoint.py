@@ -12,6 +12,7 @@ renamed, so that the file of that name is whole at any moment: the old one or th
 from __future__ import annotations
 
 import json
+import operator
 import os
 import platform
 import struct
@@ -48,9 +49,7 @@ def save(path: str | os.PathLike, source: Any, meta: Mapping[str, Any] | None = 
     try:
         text = json.dumps(facts, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: the facts beside the arrays must be what JSON holds: {error}."
-        ) from error
+        raise CheckpointError(f"{path}: the facts beside the arrays must be what JSON holds: {error}.") from error
     data = serialise(plain, metadata={"format": "tinygen", "version": str(FORMAT), "meta": text})
     table = {name: f"{a.dtype} {'×'.join(map(str, a.shape)) or 'number'}" for name, a in plain.items()}
     copy = json.dumps({**facts, "arrays": table}, indent=1, ensure_ascii=False)
@@ -96,9 +95,7 @@ def load(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]
     except ValueError:
         meta = None
     if not isinstance(meta, dict):
-        raise CheckpointError(
-            f"{path} is damaged: its metadata is not JSON. Copy it again, or use an older one."
-        )
+        raise CheckpointError(f"{path} is damaged: its metadata is not JSON. Copy it again, or use an older one.")
     return arrays, meta
 
 
@@ -150,8 +147,7 @@ def write_text(path: Path, text: str) -> None:
         write(path, lambda f: f.write(text.encode()))
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Make room, or choose a folder that can be "
-            "written to."
+            f"cannot write {path}: {error.strerror or error}. Make room, or choose a folder that can be written to."
         ) from error
 
 
@@ -160,9 +156,7 @@ def _array(path: Path, name: str, a: Any) -> np.ndarray:
 
     array = np.asarray(a.numpy() if isinstance(a, Tensor) else a, order="C")
     if array.dtype.name not in DTYPES.values():
-        raise CheckpointError(
-            f"{path}: {name} is {array.dtype}; a checkpoint holds {', '.join(DTYPES.values())}."
-        )
+        raise CheckpointError(f"{path}: {name} is {array.dtype}; a checkpoint holds {', '.join(DTYPES.values())}.")
     return array
 
 
@@ -180,13 +174,12 @@ def _check_header(path: Path) -> None:
         raise CheckpointError(f"{path} is not a safetensors file; it has {size} bytes and no header.")
     if not text:
         raise CheckpointError(
-            f"{path} is truncated or no safetensors file: its header claims {length} bytes and the file has "
-            f"{size}."
+            f"{path} is truncated or no safetensors file: its header claims {length} bytes and the file has {size}."
         )
     try:
         header = json.loads(text)
         entries = {k: v for k, v in header.items() if k != "__metadata__"}
-        places = sorted((*v["data_offsets"], k) for k, v in entries.items())
+        places = sorted((*map(operator.index, v["data_offsets"]), k) for k, v in entries.items())
         end = max((stop for _, stop, _ in places), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise CheckpointError(
@@ -203,6 +196,4 @@ def _check_header(path: Path) -> None:
             raise CheckpointError(f"{path}: {k} is {v.get('dtype')}; tinygen reads {', '.join(DTYPES)}.")
     for (_, stop, a), (start, _, b) in zip(places, places[1:]):
         if start < stop:
-            raise CheckpointError(
-                f"{path} is damaged: {a} and {b} overlap in it. Copy it again, or use an older one."
-            )
+            raise CheckpointError(f"{path} is damaged: {a} and {b} overlap in it. Copy it again, or use an older one.")

@@ -73,6 +73,10 @@ def _fail(text: str, code: int) -> int:
     return code
 
 
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with complaints that are sentences and know the nearest flag."""
 
@@ -82,7 +86,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         text = re.sub(r"^argument ([^:/]+)[^:]*: ", r"\1 ", message)
         text = text.replace("expected one argument", "needs a value after it")
-        raise ConfigError(f"{text.rstrip('.')}. `{self.prog} --help` lists the flags.")
+        raise ConfigError(f"{text if text[-1] in '.?' else text + '.'} `{self.prog} --help` lists the flags.")
 
     def parse(self, argv: list[str]) -> argparse.Namespace:
         argv = [re.sub(r"^--[^=]+", lambda m: m[0].replace("_", "-"), word) for word in argv]  # as in Python
@@ -94,9 +98,7 @@ class Parser(argparse.ArgumentParser):
                     f"{self.prog} does not know what to do with {word!r}. `{self.prog} --help` says what."
                 )
             near = config.nearest(word, [f for a in self._actions for f in a.option_strings])
-            raise ConfigError(
-                f"{self.prog} has no flag {word}{near or '.'} `{self.prog} --help` lists the flags."
-            )
+            raise ConfigError(f"{self.prog} has no flag {word}{near or '.'} `{self.prog} --help` lists the flags.")
         return found
 
 
@@ -130,9 +132,7 @@ def _list(argv: list[str]) -> int:
     for name, about in models.MODELS.items():
         Model = models.load(name)
         print(f"  {name:<10} {about}")
-        print(
-            f"  {'':<10} presets {', '.join(Model.PRESETS)}; by default on {Model.data}, {Model.steps} steps"
-        )
+        print(f"  {'':<10} presets {', '.join(Model.PRESETS)}; by default on {Model.data}, {Model.steps} steps")
     print("\nData sets (or the path of a folder of images, an IDX, CIFAR or .npz file)")
     for name in data.names():
         for label, text in zip((name, ""), data.describe(name)):
@@ -153,9 +153,7 @@ def _train_parser(Model: Any) -> Parser:
     steps = f"default {Model.steps}" if Model is not None else "default: the model's own"
     quiet = argparse.SUPPRESS  # a flag that was not given leaves nothing behind
     add("--data", default=quiet, help="digits, emoji, shapes, or a path (default: the model's own)")
-    add(
-        "--data-option", action="append", metavar="KEY=VALUE", default=quiet, help="an option of the data set"
-    )
+    add("--data-option", action="append", metavar="KEY=VALUE", default=quiet, help="an option of the data set")
     add("--out", metavar="RUN", help="the run folder (default runs/MODEL-DATA, numbered)")
     add("--steps", type=_whole(1), default=quiet, help=f"steps in all ({steps})")
     add("--seed", type=_whole(0), default=quiet, help="of every random number (default 0)")
@@ -196,6 +194,8 @@ def _train(argv: list[str]) -> int:
     from . import backend, report, run, train
 
     own, asked = config.given(args), _asked(args)
+    if args.out and not args.resume:
+        run.Run(args.out).check_free()
     backend.device(asked.get("device", "cpu"))
     if args.resume:
         if args.out is None:
@@ -205,9 +205,7 @@ def _train(argv: list[str]) -> int:
     else:
         asked.setdefault("data", getattr(Model, "data", "digits"))
         preset = asked.get("preset", "small")
-        run.settings_for(
-            args.model, preset=preset, overrides=own
-        )  # what is wrong here shows before data are read
+        run.settings_for(args.model, preset=preset, overrides=own)  # what is wrong here shows before data are read
         images = run.load_data(run.Settings(args.model, {}, asked["data"], asked.get("options", {})))
         settings = run.settings_for(args.model, overrides=own, images=images, **asked)
     out = Path(args.out) if args.out else _free(f"{args.model}-{Path(settings.data).stem or 'data'}")
@@ -268,8 +266,7 @@ def _resumed(name: str, folder: Any, own: dict[str, Any], asked: dict[str, Any])
     unlike = config.differences({k: identity.get(k) for k in wanted}, wanted)
     if unlike:
         raise ConfigError(
-            f"{folder} goes on as it began, and there {'; '.join(unlike)}. Leave the flag out, or start a "
-            "new run."
+            f"{folder} goes on as it began, and there {'; '.join(unlike)}. Leave the flag out, or start a new run."
         )
     return dataclasses.replace(saved, **free)
 
@@ -313,9 +310,7 @@ def _sample(argv: list[str]) -> int:
     targets = [Path(o) for o in args.o or [folder.path / "grid.png"]]
     for path in targets:
         if path.suffix not in (".png", ".npz"):
-            raise ConfigError(
-                f"{path}: a grid is written as .png, images as .npz; give the file one of these endings."
-            )
+            raise ConfigError(f"{path}: a grid is written as .png, images as .npz; give the file one of these endings.")
         if not path.parent.is_dir():
             raise ConfigError(f"{path}: there is no folder {path.parent}; make it first.")
     model, settings, step = folder.model(args.device)
@@ -326,9 +321,7 @@ def _sample(argv: list[str]) -> int:
             data.save_png(path, data.grid(images, columns=args.columns, scale=scale))
         else:
             checkpoint.write(path, lambda f: np.savez_compressed(f, images=images))
-    print(
-        f"{args.n} samples of {settings.model}, step {step}, seed {args.seed}: {', '.join(map(str, targets))}"
-    )
+    print(f"{args.n} samples of {settings.model}, step {step}, seed {args.seed}: {', '.join(map(str, targets))}")
     return 0
 
 
@@ -355,7 +348,7 @@ def _evaluate(argv: list[str]) -> int:
     for name in args.metric or []:
         if name not in evaluate.METRICS:
             raise ConfigError(config.unknown("metric", name, evaluate.METRICS))
-    result = evaluate.evaluate(folder, args.metric, args.n, args.seed, args.device)
+    result = evaluate.evaluate(folder, args.metric, args.n, args.seed, args.device, _note)
     report.write(folder)
     if args.json:
         print(json.dumps(result, indent=1))
@@ -386,9 +379,7 @@ def _check(argv: list[str]) -> int:
         results = check.check_ops([name], order=args.order)
         bad = [r for r in results if not r.ok]
         orders = f"1 to {max(r.order for r in results)}"
-        print(
-            f"{'FAIL' if bad else 'ok':<5} {name:<24} {len(results):>3} checks, orders {orders}", flush=True
-        )
+        print(f"{'FAIL' if bad else 'ok':<5} {name:<24} {len(results):>3} checks, orders {orders}", flush=True)
         for r in bad:
             print(f"      {r.case}\n      {r.message}")
         failed, total = failed + len(bad), total + len(results)

@@ -68,9 +68,7 @@ class Spec:
         if self.choices:
             word = "one of " + ", ".join(map(str, self.choices))
         elif self.many:
-            word = (
-                "whole numbers" if self.kind is int else "numbers"
-            ) + " with commas between them, such as 1,2,2"
+            word = ("whole numbers" if self.kind is int else "numbers") + " with commas between them, such as 1,2,2"
         else:
             word = _WORDS[self.kind]
         return word + (", or none" if self.optional else "")
@@ -123,9 +121,7 @@ def specs(source: Any) -> dict[str, Spec]:
     if dataclasses.is_dataclass(source):
         hints = typing.get_type_hints(source)
         return {
-            f.name: _spec(
-                f.name, hints[f.name], f.default, f.metadata.get("help", ""), f.metadata.get("choices")
-            )
+            f.name: _spec(f.name, hints[f.name], f.default, f.metadata.get("help", ""), f.metadata.get("choices"))
             for f in dataclasses.fields(source)
         }
     found, doc = {}, inspect.getdoc(source) or ""
@@ -135,17 +131,13 @@ def specs(source: Any) -> dict[str, Spec]:
             hint = eval(p.annotation, space) if isinstance(p.annotation, str) else p.annotation
             hint = type(p.default) if hint is _EMPTY else hint
             line = re.search(rf"^\s*{re.escape(p.name)}: (.+(?:\n[ \t]+\S.*)*)", doc, re.M)
-            found[p.name] = _spec(
-                p.name, hint, p.default, " ".join(line[1].split()).rstrip(".") if line else "", None
-            )
+            found[p.name] = _spec(p.name, hint, p.default, " ".join(line[1].split()).rstrip(".") if line else "", None)
     return found
 
 
 def _spec(name: str, hint: Any, default: Any, help: str, choices: tuple | None) -> Spec:
     inner = hint
-    optional = typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(
-        hint
-    )
+    optional = typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint)
     if optional:
         rest = [a for a in typing.get_args(hint) if a is not type(None)]
         inner = rest[0] if len(rest) == 1 else None
@@ -238,9 +230,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     return f"there is no {what} {name!r}{near + ' There' if near else '; there'} are: {names or 'none'}."
 
 
-def build(
-    Config: type, preset: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
-) -> Any:
+def build(Config: type, preset: Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None) -> Any:
     """A configuration: the defaults, changed by a preset, changed by overrides; every value checked.
 
     Raises ConfigError for an unknown name (with the nearest one), a wrong type, a value that is not among the
@@ -266,8 +256,7 @@ def choose_preset(presets: Mapping[str, Mapping], name: str) -> Mapping[str, Any
 def to_dict(config: Any) -> dict[str, Any]:
     """The settings as JSON knows them: tuples become lists."""
     return {
-        f.name: list(v) if isinstance(v := getattr(config, f.name), tuple) else v
-        for f in dataclasses.fields(config)
+        f.name: list(v) if isinstance(v := getattr(config, f.name), tuple) else v for f in dataclasses.fields(config)
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -42,6 +42,7 @@ def evaluate(
     n: int | None = None,
     seed: int = 0,
     device: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Score a run: {run, model, data, step, seed, n, scores: {…}, lines: [text, …]}, also written to
     scores.json.
@@ -57,11 +58,7 @@ def evaluate(
         if name not in METRICS:
             raise ConfigError(config.unknown("metric", name, METRICS))
         if name not in can:
-            why = (
-                "the model has no evaluate()"
-                if name == "model"
-                else f"it is for digits, and this is {settings.data}"
-            )
+            why = "the model has no evaluate()" if name == "model" else f"it is for digits, and this is {settings.data}"
             raise ConfigError(f"the metric {name!r} does not apply to {folder}: {why}.")
     if len(heldout) < 2:
         raise ConfigError(f"{settings.data} has {len(heldout)} held-out images; scores need at least two.")
@@ -70,21 +67,18 @@ def evaluate(
     step,
                               "seed": seed, "n": n, "scores": {}, "lines": []}  # fmt: skip
     if set(wanted) - {"model"}:
+        say(f"drawing {n} samples")
         samples = data.to_uint8(run.draw(model, n, seed))
         judge = _digits if "labels" in can else _any_images
         scores, lines = judge(samples, train, heldout, wanted)
         result["scores"] |= scores
         result["lines"] += lines
     if "model" in wanted:
+        say("asking the model for its own numbers (other --metric flags leave this out)")
         with no_grad():
-            own = {
-                k: _plain(v)
-                for k, v in model.evaluate(heldout, Rng(run.sample_stream(seed).key("own", 0))).items()
-            }
+            own = {k: _plain(v) for k, v in model.evaluate(heldout, Rng(run.sample_stream(seed).key("own", 0))).items()}
         result["scores"]["model"] = own
-        result["lines"] += [
-            f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in own.items()
-        ]
+        result["lines"] += [f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in own.items()]
     checkpoint.write_text(folder.scores, json.dumps(result, indent=1) + "\n")
     return result
 

@@ -213,9 +213,7 @@ def _page(folder: Run, curves: Series, main: Series) -> str:
         small = "".join(f"<figure>{_svg({k: v})}</figure>" for k, v in rest.items())
         parts.append(_section("Other scalars", f"<div class=row>{small}</div>"))
     if len(samples) > 1:
-        shown = (
-            [samples[round(i * (len(samples) - 1) / 11)] for i in range(12)] if len(samples) > 12 else samples
-        )
+        shown = [samples[round(i * (len(samples) - 1) / 11)] for i in range(12)] if len(samples) > 12 else samples
         grids = "".join(_image(p, f"step {int(p.stem)}") for p in shown)
         parts.append(_section("Samples over time, from the same noise", f"<div class=row>{grids}</div>"))
     parts.append(_section("To make it again", f"<pre>{html.escape(command(settings, folder))}</pre>"))

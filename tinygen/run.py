@@ -163,9 +163,7 @@ class Run:
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{self.config} is damaged ({error}); restore it, or train anew.") from error
         if not isinstance(found.config, dict) or not isinstance(found.options, dict):
-            raise ConfigError(
-                f"{self.config} is damaged (config and options are tables); restore it, or train anew."
-            )
+            raise ConfigError(f"{self.config} is damaged (config and options are tables); restore it, or train anew.")
         return found
 
     def write_settings(self, settings: Settings) -> None:
@@ -175,9 +173,7 @@ class Run:
     def load(self, settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """(arrays, facts) of the checkpoint, which must be of these settings. Raises CheckpointError."""
         if not self.checkpoint.exists():
-            raise CheckpointError(
-                f"{self} has no checkpoint.safetensors yet; train it, or wait for its first step."
-            )
+            raise CheckpointError(f"{self} has no checkpoint.safetensors yet; train it, or wait for its first step.")
         arrays, meta = checkpoint.load(self.checkpoint)
         saved = meta.get("run")
         if not isinstance(saved, dict) or type(meta.get("step")) is not int:
@@ -212,27 +208,24 @@ class Run:
         if resume and not self.exists:
             raise UserError(f"{self} holds no run to resume; leave --resume out to start one there.")
         if not resume:
-            self._check_free()
+            self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / ".lock", "a+")
         except OSError as error:
-            raise UserError(
-                f"cannot make the run folder {self}: {error.strerror}; choose another --out."
-            ) from error
+            raise UserError(f"cannot make the run folder {self}: {error.strerror}; choose another --out.") from error
         with lock:
             self._lock(lock)
             if not resume:
-                self._check_free()
+                self.check_free()
             yield
 
-    def _check_free(self) -> None:
+    def check_free(self) -> None:
+        """Raise UserError unless a new run can start here."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self} is a file, not a folder; choose another --out.")
         if self.exists:
-            raise UserError(
-                f"{self} already holds a run; continue it with --resume, or choose another --out."
-            )
+            raise UserError(f"{self} already holds a run; continue it with --resume, or choose another --out.")
         if self.path.is_dir() and any(p.name != ".lock" for p in self.path.iterdir()):
             raise UserError(f"{self} is not empty and holds no run; choose another --out.")
 
@@ -273,9 +266,7 @@ def draw(model: Any, n: int, seed: int, at_once: int = 256, **options: Any) -> n
     try:
         with no_grad():
             parts = [
-                np.asarray(
-                    model.sample(min(at_once, n - i), rng if i == 0 else Rng(rng.key("part", i)), **options)
-                )
+                np.asarray(model.sample(min(at_once, n - i), rng if i == 0 else Rng(rng.key("part", i)), **options))
                 for i in range(0, n, at_once)
             ]
     finally:

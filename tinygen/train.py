@@ -59,9 +59,7 @@ def train(
 class _Training:
     """The state of the loop: the step, the running means of the log, the clock."""
 
-    def __init__(
-        self, model: Any, images: data.Dataset, settings: Settings, folder: Run, resume: bool, quiet: bool
-    ):
+    def __init__(self, model: Any, images: data.Dataset, settings: Settings, folder: Run, resume: bool, quiet: bool):
         self.model, self.settings, self.folder, self.quiet = model.train(), settings, folder, quiet
         self.rng, self.digest = Rng(settings.seed), run.digest(images)
         self.loader = data.Loader(
@@ -123,9 +121,7 @@ class _Training:
             with open(self.folder.log, "a") as f:
                 f.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.folder.log}: {error.strerror}. Make room and --resume."
-            ) from error
+            raise UserError(f"cannot write {self.folder.log}: {error.strerror}. Make room and --resume.") from error
         bar.line(line)
 
     def grid(self, bar: _Bar) -> None:
@@ -206,10 +202,9 @@ class _Training:
                 except NonFiniteError as again:
                     at = i + 1
                     odd = [text for place, text in watch.infinities.items() if place not in usual]
-                    if isinstance(again, NonFiniteOperation):
-                        blamed = str(again)
-                    else:
-                        what, blamed = str(again), odd[0] if odd else blamed
+                    what = what if isinstance(again, NonFiniteOperation) else str(again)
+                    if odd or isinstance(again, NonFiniteOperation):
+                        blamed = odd[0] if odd else str(again)
                     break
                 usual |= set(watch.infinities)
         return (
@@ -313,9 +308,7 @@ class _Bar:
         self.next = now + 5.0
         done = entry["step"] - self.first
         left = (now - self.began) / done * (self.steps - entry["step"])
-        scalars = [
-            f"{k} {v:.4g}" for k, v in entry.items() if k not in ("step", "images_per_second", "seconds")
-        ]
+        scalars = [f"{k} {v:.4g}" for k, v in entry.items() if k not in ("step", "images_per_second", "seconds")]
         rest = f"{entry['images_per_second']:.0f} images/s  {left // 60:02.0f}:{left % 60:02.0f} left"
         print(
             f"step {entry['step']}/{self.steps}  {'  '.join(scalars[:3])}  {rest}",

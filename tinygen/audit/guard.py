@@ -98,9 +98,7 @@ def _describe(op, arrays, y, node, test) -> tuple[str, str]:
     pointwise = op.forward.__module__.rpartition(".")[2] in ("elementwise", "activations")
     for name, a, parent in zip(names, arrays, parents):
         if a is not None:
-            lines.append(
-                f"    {name} {_value(a, index if pointwise else None, values.shape)}{_origin(parent)}"
-            )
+            lines.append(f"    {name} {_value(a, index if pointwise else None, values.shape)}{_origin(parent)}")
     if pulling is not None:
         lines += [f"  {name} is one of its inputs" for name in _parameters(pulling)]
     return place, "\n".join(lines)
