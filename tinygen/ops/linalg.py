@@ -247,7 +247,7 @@ def _lapack(name: str, needs: str, function, *arrays):
     try:
         return function(*arrays)
     except np.linalg.LinAlgError:
-        raise TinygenError(f"{name} needs {needs}; one of these is not.") from None
+        raise TinygenError(f"{name} needs {needs}.") from None
 
 
 def _cubes(factor: float):
@@ -263,7 +263,7 @@ def _solve_flops(a, b, **attrs):
 def cholesky(xp, a):
     """The lower triangular L with L Lᵀ = ½ (a + aᵀ), a symmetric positive definite matrix."""
     symmetric = (a + a.swapaxes(-1, -2)) / 2
-    return _lapack("cholesky", "positive definite matrices", xp.linalg.cholesky, symmetric)
+    return _lapack("cholesky", "positive definite matrices, and one of these is not", xp.linalg.cholesky, symmetric)
 
 
 def _cholesky_rule(g, y):
@@ -285,7 +285,7 @@ def solve_triangular(xp, a, b, *, lower=True, transpose=False):
     N, K). For small matrices: the general solver does the work."""
     t = xp.tril(a) if lower else xp.triu(a)
     t = t.swapaxes(-1, -2) if transpose else t
-    return _lapack("solve_triangular", "a diagonal without zeros", xp.linalg.solve, t, b)
+    return _lapack("solve_triangular", "triangles without zeros on the diagonal", xp.linalg.solve, t, b)
 
 
 def _triangular_a(g, a, y, a_shape, lower, transpose):
@@ -305,7 +305,7 @@ solve_triangular.vjp(
 @op(flops=_solve_flops, prepare=_system("solve"))
 def solve(xp, a, b):
     """y = a⁻¹ b, a (…, N, N), b (…, N, K). Raises TinygenError for a singular matrix."""
-    return _lapack("solve", "matrices that are not singular", xp.linalg.solve, a, b)
+    return _lapack("solve", "invertible matrices, and one of these is singular", xp.linalg.solve, a, b)
 
 
 solve.vjp(
@@ -317,7 +317,7 @@ solve.vjp(
 @op(flops=_cubes(2), prepare=_square("inv"))
 def inv(xp, a):
     """y = a⁻¹, a (…, N, N). Raises TinygenError for a singular matrix."""
-    return _lapack("inv", "matrices that are not singular", xp.linalg.inv, a)
+    return _lapack("inv", "invertible matrices, and one of these is singular", xp.linalg.inv, a)
 
 
 inv.vjp(a=lambda g, y: neg(matmul(matmul(y, g, ta=True), y, tb=True)))
