@@ -151,11 +151,11 @@ def _einsum(xp, *xs, subscripts):
     left, _, out = subscripts.partition("->")
     terms = left.split(",")
     if len(xs) == 2 and all(len(set(t)) == len(t) for t in terms):
-        return _einsum_of_two(xp, *xs, *terms, out)
+        return _einsum_of_two(xp, xs, terms, out)
     return xp.einsum(subscripts, *xs, optimize=len(xs) > 2)
 
 
-def _einsum_of_two(xp, a, b, of_a: str, of_b: str, out: str):
+def _einsum_of_two(xp, xs, terms, out: str):
     """Two operands as one batched product of matrices: (batch, rows, k) · (batch, k, columns)."""
 
     def arranged(x, term, other, *groups):
@@ -166,7 +166,7 @@ def _einsum_of_two(xp, a, b, of_a: str, of_b: str, out: str):
         sizes.update(zip("".join(groups), x.shape))
         return x.reshape([math.prod([sizes[c] for c in group]) for group in groups])
 
-    sizes: dict[str, int] = {}
+    (a, b), (of_a, of_b), sizes = xs, terms, {}  # type: ignore[var-annotated]
     batch = "".join(c for c in of_a if c in of_b and c in out)
     k = "".join(c for c in of_a if c in of_b and c not in out)
     rows = "".join(c for c in of_a if c in out and c not in of_b)

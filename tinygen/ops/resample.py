@@ -206,7 +206,8 @@ def fir(xp, x, *, kernel, up=1, down=1, padding=0):
     axes = [(n, kernel, u, d, p) for n, u, d, p in zip(x.shape[1:3], up, down, padding)]
     out = [_filtered(n, len(kernel), u, d, p) for n, _, u, d, p in axes]
     if max(*x.shape[1:3], *out) <= _SHORT:
-        return _apply(xp, x, _fir_weights, *axes)
+        rows, columns = axes
+        return _apply(xp, x, _fir_weights, rows, columns)
     for axis, (n, _, u, d, p) in enumerate(axes, start=1):
         before = (slice(None),) * axis
         y = xp.zeros((*x.shape[:axis], out[axis - 1], *x.shape[axis + 1 :]), x.dtype)
