@@ -21,6 +21,8 @@ import numpy as np
 
 # Below this many multiply-adds a product is not worth waking a thread for (about 50 µs of one core).
 WORTH = 2_000_000
+# Below this many numbers read and written, neither is a pass over memory.
+GRAIN = 32_768
 
 _inside = threading.local()  # .busy is set on a thread that runs a part: what it shares, it does alone
 _tasks: SimpleQueue = SimpleQueue()
@@ -75,6 +77,11 @@ def share(n: int, work: Callable[[int, int], object], least: int = 1) -> None:
     for error in errors:
         if error is not None:
             raise error
+
+
+def grain(n: int, elements: int) -> int:
+    """`least` for n parts that hold `elements` numbers together: enough parts to be worth waking a thread."""
+    return max(1, -(-n * GRAIN // max(elements, 1)))
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygen.kernels import conv2d as K
+from tinygen.kernels import threads
 from tinygen.kernels.conv2d import loops
 
 numba = pytest.importorskip("numba")
@@ -161,8 +162,9 @@ def test_threads_and_chunks_change_nothing(name, monkeypatch):
     from tinygen.kernels.conv2d import cpu
 
     monkeypatch.setattr(cpu, "CHUNK", 1 << 16)
-    monkeypatch.setattr(cpu, "SERIAL", 1 << 10)
-    monkeypatch.setattr(cpu, "FEW_THREADS", 0)
+    monkeypatch.setattr(cpu, "WORTH", 1)
+    monkeypatch.setattr(threads, "GRAIN", 1)
+    monkeypatch.setattr(threads, "_count", 3)
     monkeypatch.setattr(cpu, "_scratch", type(cpu._scratch)())
     check(LARGE[name])
     x, w, g, geo = operands(*LARGE[name])
@@ -173,20 +175,20 @@ def test_threads_and_chunks_change_nothing(name, monkeypatch):
         assert all(np.array_equal(first[form], again[form]) for form in first)
 
 
-def test_numba_thread_count_changes_no_bit(monkeypatch):
+@pytest.mark.parametrize("name", LARGE)
+def test_the_thread_count_changes_rounding_at_most(name, monkeypatch):
     from tinygen.kernels.conv2d import cpu
 
-    monkeypatch.setattr(cpu, "FEW_THREADS", 0)
-    for name in ("depthwise", "4x4 stride 2"):
-        x, w, g, geo = operands(*LARGE[name])
-        many = by_kernel(x, w, g, geo)
-        before = numba.get_num_threads()
-        numba.set_num_threads(1)
-        try:
-            one = by_kernel(x, w, g, geo)
-        finally:
-            numba.set_num_threads(before)
-        assert all(np.array_equal(one[form], many[form]) for form in one)
+    monkeypatch.setattr(cpu, "WORTH", 1)
+    monkeypatch.setattr(threads, "GRAIN", 1)
+    x, w, g, geo = operands(*LARGE[name])
+    found = []
+    for count in (1, 2, 5):
+        monkeypatch.setattr(threads, "_count", count)
+        found.append(by_kernel(x, w, g, geo))
+    for other in found[1:]:
+        for form in other:
+            np.testing.assert_allclose(other[form], found[0][form], rtol=1e-12, atol=1e-12 * abs(found[0][form]).max())
 
 
 @pytest.mark.parametrize("name", ["3x3 same", "4x4 stride 2", "depthwise", "1x1", "many in, three out"])

@@ -7,18 +7,20 @@ one order whatever the thread count.
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
+
+from tinygen.kernels.threads import grain, share
 
 _BLOCKS = 16
 _FAST = {"contract", "nsz", "arcp"}
-_FLAGS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "parallel": True}
+_FLAGS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "nogil": True}
 
 
 @njit(**_FLAGS)
-def _sums(a, x, a0, x0, blocks, first, second):
+def _sums(a, x, a0, x0, blocks, first, second, start, stop):
     """first[k,c] = Σ (a − a0[c]) and second[k,c] = Σ (a − a0[c])·(x − x0[c]) over the rows of block k."""
     M, C = x.shape
-    for k in prange(blocks):
+    for k in range(start, stop):
         for m in range(k * M // blocks, (k + 1) * M // blocks):
             for c in range(C):
                 d = a[m, c] - a0[c]
@@ -27,10 +29,10 @@ def _sums(a, x, a0, x0, blocks, first, second):
 
 
 @njit(**_FLAGS)
-def _combine(a, x, x0, ka, kx, k0, blocks, y):
+def _combine(a, x, x0, ka, kx, k0, blocks, y, start, stop):
     """y = a·ka[c] + (x − x0[c])·kx[c] + k0[c]"""
     M, C = x.shape
-    for k in prange(blocks):
+    for k in range(start, stop):
         for m in range(k * M // blocks, (k + 1) * M // blocks):
             for c in range(C):
                 y[m, c] = a[m, c] * ka[c] + (x[m, c] - x0[c]) * kx[c] + k0[c]
@@ -42,9 +44,14 @@ def _rows(a, C):
     return (a if a.flags.writeable and a.flags.aligned else a.copy()).reshape(-1, C)
 
 
+def _deal(loop, x, *args):
+    blocks = min(_BLOCKS, len(x))
+    share(blocks, lambda start, stop: loop(*args, start, stop), least=grain(blocks, x.size))
+
+
 def _reduce(a, x, a0, x0):
     first, second = np.zeros((_BLOCKS, x.shape[1])), np.zeros((_BLOCKS, x.shape[1]))
-    _sums(a, x, a0, x0, min(_BLOCKS, len(x)), first, second)
+    _deal(_sums, x, a, x, a0, x0, min(_BLOCKS, len(x)), first, second)
     return first.sum(0), second.sum(0)
 
 
@@ -61,8 +68,8 @@ def forward(x, w, b, *, eps):
     scale = rstd * w
     y = np.empty(x.shape, t)
     shift = b - (mean - centre) * scale
-    _combine(rows, rows, centre, np.zeros(C, t), scale.astype(t), shift.astype(t), min(_BLOCKS, M),
-             y.reshape(M, C))
+    _deal(_combine, rows, rows, rows, centre, np.zeros(C, t), scale.astype(t), shift.astype(t), min(_BLOCKS, M),
+          y.reshape(M, C))
     return (y, centre, var.astype(t)), (mean, rstd)
 
 
@@ -79,6 +86,6 @@ def backward(g, x, w, b, *, eps, hint):
     slope = 2 * g_var / M - scale * rstd * gw / M
     gx = np.empty(x.shape, t)
     constant = (g_mean - scale * gb) / M - (mean - centre) * slope
-    _combine(grads, rows, centre, scale.astype(t), slope.astype(t), constant.astype(t), min(_BLOCKS, M),
-             gx.reshape(M, C))
+    _deal(_combine, rows, grads, rows, centre, scale.astype(t), slope.astype(t), constant.astype(t), min(_BLOCKS, M),
+          gx.reshape(M, C))
     return gx, gw.astype(t), gb.astype(t)

@@ -1,13 +1,13 @@
 """The CPU path: columns by Numba, products by BLAS, a direct kernel for depthwise. README.md says why.
 
 Every function takes and returns what __init__.py documents. Two building blocks do all the work that is not
-depthwise, each in chunks whose columns stay in the cache:
+depthwise, each in chunks whose columns stay in a core's cache:
 
     gather    image → columns → GEMM          each output pixel collects its kh·kw·C inputs
     scatter   GEMM → columns → image (adds)   each input pixel spreads its kh·kw·F products
 
 At stride 1 either block computes either of `forward` and `input_grad`; the one with fewer columns is chosen.
-Threads belong either to Numba (filling columns) or to BLAS (multiplying), never to both at a time.
+The image lines are shared among the threads, each of which fills columns and multiplies on its own core.
 """
 
 from __future__ import annotations
@@ -18,13 +18,10 @@ from collections.abc import Iterator
 import numba
 import numpy as np
 
+from tinygen.kernels.threads import WORTH, grain, matmul, share
+
 # Bytes of columns in a chunk: small enough for the cache, large enough that BLAS packs the weights rarely.
-CHUNK = 4 << 20
-# Below this many elements, waking Numba's threads costs more than they save.
-SERIAL = 1 << 15
-# With this many threads or fewer, columns are copied by the caller alone: two threads copy hardly faster than
-# one, and handing the cores from BLAS to Numba and back costs more than that.
-FEW_THREADS = 2
+CHUNK = 2 << 20
 # One side's columns must be this many times fewer before a form changes sides: scattering reads, adds and
 # writes where gathering only writes.
 LOPSIDED = 2
@@ -47,7 +44,7 @@ def forward(x, w, *, stride, padding, dilation, groups):
     if _is_matmul(geo, padding):
         y = np.empty(shape, x.dtype)
         for cs, fs in _groups(C, F, groups):
-            np.matmul(x.reshape(-1, C)[:, cs], w[0, 0, :, fs], out=y.reshape(-1, F)[:, fs])
+            matmul(x.reshape(-1, C)[:, cs], w[0, 0, :, fs], out=y.reshape(-1, F)[:, fs])
         return y
     if stride == (1, 1) and LOPSIDED * F <= C:
         y = np.zeros(shape, x.dtype)
@@ -72,7 +69,7 @@ def input_grad(g, w, *, x_shape, stride, padding, dilation, groups):
     if _is_matmul(geo, padding):
         gx = np.empty(x_shape, g.dtype)
         for cs, fs in _groups(C, F, groups):
-            np.matmul(g.reshape(-1, F)[:, fs], w[0, 0, :, fs].T, out=gx.reshape(-1, C)[:, cs])
+            matmul(g.reshape(-1, F)[:, fs], w[0, 0, :, fs].T, out=gx.reshape(-1, C)[:, cs])
         return gx
     if stride == (1, 1) and LOPSIDED * C > F:
         gx = np.empty(x_shape, g.dtype)
@@ -96,7 +93,7 @@ def weight_grad(x, g, *, w_shape, stride, padding, dilation, groups):
     gw = np.empty(w_shape, x.dtype)
     for cs, fs in _groups(C, F, groups):
         if _is_matmul(geo, padding):
-            gw[0, 0, :, fs] = x.reshape(-1, C)[:, cs].T @ g.reshape(-1, F)[:, fs]
+            matmul(x.reshape(-1, C)[:, cs].T, g.reshape(-1, F)[:, fs], out=gw[0, 0, :, fs])
         elif stride == (1, 1) and LOPSIDED * F <= C:
             # Σ over pixels of x ⊗ columns(g): the same products, summed over input instead of output pixels
             gwt = _correlate(g, fs, x, cs, _adjoint(geo)).T.reshape(cg, kh, kw, -1)
@@ -145,12 +142,13 @@ def _flipped(w: np.ndarray) -> np.ndarray:
 # ----------------------------------------------------------------------- columns and products, chunk by chunk
 
 
-def _chunks(n_lines: int, line_bytes: int, budget: int) -> Iterator[tuple[int, int]]:
-    """Split the image lines 0 … n_lines into equal runs whose columns fit the budget."""
-    count = max(1, min(n_lines, -(-n_lines * line_bytes // budget)))
-    size = -(-n_lines // count) if n_lines else 1
-    for start in range(0, n_lines, size):
-        yield start, min(start + size, n_lines)
+def _chunks(first: int, last: int, line_bytes: int, budget: int) -> Iterator[tuple[int, int]]:
+    """Split the image lines first … last into equal runs whose columns fit the budget."""
+    lines = last - first
+    count = max(1, min(lines, -(-lines * line_bytes // budget)))
+    size = -(-lines // count) if lines else 1
+    for start in range(first, last, size):
+        yield start, min(start + size, last)
 
 
 def _buffer(rows: int, cols: int, dtype) -> np.ndarray:
@@ -162,9 +160,9 @@ def _buffer(rows: int, cols: int, dtype) -> np.ndarray:
     return memory[:need].view(dtype).reshape(rows, cols)
 
 
-def _wide(col: np.ndarray) -> bool:
-    """Whether Numba's threads should share the copying of these columns."""
-    return col.size > SERIAL and numba.get_num_threads() > FEW_THREADS
+def _least(lines: int, products: int) -> int:
+    """The fewest image lines, out of `lines` with so many multiply-adds, that are worth a thread."""
+    return max(1, -(-lines * WORTH // (2 * max(products, 1))))
 
 
 def _gather(src, s, matrix, dst, d, geo):
@@ -172,71 +170,94 @@ def _gather(src, s, matrix, dst, d, geo):
     N, OH, OW, D = dst.shape
     K = matrix.shape[0]
     flat, dst2 = src.reshape(-1), dst.reshape(-1, D)[:, d]
-    for a, b in _chunks(N * OH, OW * K * src.itemsize, CHUNK):
-        col = _buffer((b - a) * OW, K, src.dtype)
-        _im2col(flat, col.reshape(-1), s.start, s.stop - s.start, src.shape[3], geo, a, b, _wide(col))
-        np.matmul(col, matrix, out=dst2[a * OW : b * OW])
+
+    def lines(first: int, last: int) -> None:
+        for a, b in _chunks(first, last, OW * K * src.itemsize, CHUNK):
+            col = _buffer((b - a) * OW, K, src.dtype)
+            _im2col(flat, col.reshape(-1), s.start, s.stop - s.start, src.shape[3], geo, a, b)
+            np.matmul(col, matrix, out=dst2[a * OW : b * OW])
+
+    share(N * OH, lines, least=_least(N * OH, dst2.shape[0] * matrix.size))
 
 
 def _scatter(src, s, matrix, dst, d, geo):
-    """dst[..., d] += images(src[..., s] @ matrix), with matrix (|s|, kh·kw·|d|): the adjoint of a gather."""
+    """dst[..., d] += images(src[..., s] @ matrix), with matrix (|s|, kh·kw·|d|): the adjoint of a gather.
+
+    Whole images are shared, so that no two threads add to one line.
+    """
     N, OH, OW, S = src.shape
     K = matrix.shape[1]
     src2, flat = src.reshape(-1, S)[:, s], dst.reshape(-1)
-    for a, b in _chunks(N * OH, OW * K * src.itemsize, CHUNK):
-        col = _buffer((b - a) * OW, K, src.dtype)
-        np.matmul(src2[a * OW : b * OW], matrix, out=col)
-        _col2im(col.reshape(-1), flat, d.start, d.stop - d.start, dst.shape[3], geo, a, b, _wide(col))
+
+    def images(first: int, last: int) -> None:
+        for a, b in _chunks(first * OH, last * OH, OW * K * src.itemsize, CHUNK):
+            col = _buffer((b - a) * OW, K, src.dtype)
+            np.matmul(src2[a * OW : b * OW], matrix, out=col)
+            _col2im(col.reshape(-1), flat, d.start, d.stop - d.start, dst.shape[3], geo, a, b)
+
+    share(N, images, least=_least(N, src2.shape[0] * matrix.size))
 
 
 def _correlate(a, s, b, d, geo):
-    """columns(a[..., s])ᵀ @ b[..., d]: (kh·kw·|s|, |d|), summed over chunks in order."""
+    """columns(a[..., s])ᵀ @ b[..., d]: (kh·kw·|s|, |d|), summed over chunks in order, then over threads in order."""
     N, OH, OW, D = b.shape
     kh, kw = geo[:2]
     K = kh * kw * (s.stop - s.start)
     flat, b2 = a.reshape(-1), b.reshape(-1, D)[:, d]
-    total = np.zeros((K, d.stop - d.start), a.dtype)
-    part = None
-    for i, j in _chunks(N * OH, OW * K * a.itemsize, max(CHUNK, 2 * total.nbytes)):
-        col = _buffer((j - i) * OW, K, a.dtype)
-        _im2col(flat, col.reshape(-1), s.start, s.stop - s.start, a.shape[3], geo, i, j, _wide(col))
-        if i == 0:
-            np.matmul(col.T, b2[i * OW : j * OW], out=total)
-        else:
-            part = np.matmul(col.T, b2[i * OW : j * OW], out=part)
-            total += part
-    return total
+    shape = (K, d.stop - d.start)
+    totals: dict[int, np.ndarray] = {}
+    budget = max(CHUNK, 2 * K * shape[1] * a.itemsize)
+
+    def lines(first: int, last: int) -> None:
+        total, part = np.empty(shape, a.dtype), None
+        for i, j in _chunks(first, last, OW * K * a.itemsize, budget):
+            col = _buffer((j - i) * OW, K, a.dtype)
+            _im2col(flat, col.reshape(-1), s.start, s.stop - s.start, a.shape[3], geo, i, j)
+            if i == first:
+                np.matmul(col.T, b2[i * OW : j * OW], out=total)
+            else:
+                part = np.matmul(col.T, b2[i * OW : j * OW], out=part)
+                total += part
+        totals[first] = total
+
+    share(N * OH, lines, least=_least(N * OH, b2.shape[0] * K * shape[1]))
+    if not totals:
+        return np.zeros(shape, a.dtype)
+    first, *others = (totals[k] for k in sorted(totals))
+    for other in others:
+        first += other
+    return first
 
 
 # The inner loops, on flat arrays. Unsigned indices spare Numba's wrap-around of negative ones, a test per
 # element that made these copies ten times slower.
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _zero(dst, d, count):
     for j in range(count):
         dst[np.uint64(d + j)] = 0
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _copy(dst, d, src, s, count):
     for j in range(count):
         dst[np.uint64(d + j)] = src[np.uint64(s + j)]
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _add(dst, d, src, s, count):
     for j in range(count):
         dst[np.uint64(d + j)] += src[np.uint64(s + j)]
 
 
-@numba.njit(cache=True, error_model="numpy", fastmath={"contract"})
+@numba.njit(cache=True, error_model="numpy", fastmath={"contract"}, nogil=True)
 def _add_product(dst, d, a, i, b, k, count):
     for j in range(count):
         dst[np.uint64(d + j)] += a[np.uint64(i + j)] * b[np.uint64(k + j)]
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _taps(start, step, count, size):
     """The taps t in [lo, hi) for which 0 ≤ start + t·step < size."""
     if step == 1:
@@ -247,7 +268,7 @@ def _taps(start, step, count, size):
     return lo, max(min(hi, count), lo)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _im2col_line(x, col, c0, cg, C, geo, q, row):
     kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
     n, oy = q // OH, q % OH
@@ -271,19 +292,15 @@ def _im2col_line(x, col, c0, cg, C, geo, q, row):
             _zero(col, d + hi * cg, run - hi * cg)
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
-def _im2col(x, col, c0, cg, C, geo, a, b, parallel):
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _im2col(x, col, c0, cg, C, geo, a, b):
     """col[(q − a)·OW + ox, (ky·kw + kx)·cg + c] = x at that tap, 0 outside, for the output lines q = n·OH +
     oy in [a, b) and the channels c0 … c0 + cg of C. Both arrays flat."""
-    if parallel:
-        for q in numba.prange(a, b):
-            _im2col_line(x, col, c0, cg, C, geo, q, (q - a) * geo[9])
-    else:
-        for q in range(a, b):
-            _im2col_line(x, col, c0, cg, C, geo, q, (q - a) * geo[9])
+    for q in range(a, b):
+        _im2col_line(x, col, c0, cg, C, geo, q, (q - a) * geo[9])
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _col2im_line(col, x, c0, cg, C, geo, a, b, p):
     kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
     n, iy = p // H, p % H
@@ -304,18 +321,13 @@ def _col2im_line(col, x, c0, cg, C, geo, a, b, p):
                     _add(x, d + kx * dw * C, col, s + kx * cg, cg)
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
-def _col2im(col, x, c0, cg, C, geo, a, b, parallel):
-    """Add the columns of the output lines [a, b) to the image lines they came from. One thread owns an image
-    line and collects what falls on it in a fixed order: no races, the same bits for any thread count."""
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _col2im(col, x, c0, cg, C, geo, a, b):
+    """Add the columns of the output lines [a, b) to the image lines they came from, each image line collecting what
+    falls on it in a fixed order."""
     OH, H = geo[8], geo[10]
-    first, last = a // OH * H, ((b - 1) // OH + 1) * H
-    if parallel:
-        for p in numba.prange(first, last):
-            _col2im_line(col, x, c0, cg, C, geo, a, b, p)
-    else:
-        for p in range(first, last):
-            _col2im_line(col, x, c0, cg, C, geo, a, b, p)
+    for p in range(a // OH * H, ((b - 1) // OH + 1) * H):
+        _col2im_line(col, x, c0, cg, C, geo, a, b, p)
 
 
 # --------------------------------------------------------- depthwise: one input channel per group, no columns
@@ -328,13 +340,15 @@ def _spread(x, m):
 
 def _depthwise_forward(x, w, geo, shape):
     y = np.zeros(shape, x.dtype)
-    _dw_forward(x.reshape(-1), w.reshape(-1), y.reshape(-1), shape[0], shape[3], geo)
+    args, lines = (x.reshape(-1), w.reshape(-1), y.reshape(-1), shape[3], geo), shape[0] * geo[8]
+    share(lines, lambda first, last: _dw_forward(*args, first, last), least=grain(lines, w.size * y.size // shape[3] or 1))
     return y
 
 
 def _depthwise_input_grad(g, w, geo, shape):
     gx = np.zeros(shape, g.dtype)
-    _dw_input_grad(g.reshape(-1), w.reshape(-1), gx.reshape(-1), shape[0], shape[3], geo)
+    args, lines = (g.reshape(-1), w.reshape(-1), gx.reshape(-1), shape[3], geo), shape[0] * geo[10]
+    share(lines, lambda first, last: _dw_input_grad(*args, first, last), least=grain(lines, w.size * gx.size // shape[3] or 1))
     return gx
 
 
@@ -342,11 +356,12 @@ def _depthwise_weight_grad(x, g, geo):
     # A fixed number of partial sums, added in order: the result does not depend on who computed which.
     N, OH, _, C = g.shape
     part = np.zeros((max(1, min(16, N * OH)), geo[0] * geo[1] * C), x.dtype)
-    _dw_weight_grad(x.reshape(-1), g.reshape(-1), part, N, C, geo)
+    args = x.reshape(-1), g.reshape(-1), part, N, C, geo
+    share(len(part), lambda first, last: _dw_weight_grad(*args, first, last), least=grain(len(part), part.shape[1] * N * OH))
     return part.sum(axis=0).reshape(geo[0], geo[1], 1, C)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _dw_line(x, w, y, C, geo, q, weights):
     """The output line q: y += x·w, or, where the weights are wanted, w += x·y."""
     kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
@@ -364,7 +379,7 @@ def _dw_line(x, w, y, C, geo, q, weights):
                     _add_product(y, j, x, i, w, k, C)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", nogil=True)
 def _dw_input_line(g, w, gx, C, geo, p):
     kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
     n, iy = p // H, p % H
@@ -379,22 +394,22 @@ def _dw_input_line(g, w, gx, C, geo, p):
                 _add_product(gx, i, g, ((n * OH + y // sh) * OW + ox) * C, w, (ky * kw + kx) * C, C)
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
-def _dw_forward(x, w, y, N, C, geo):
-    for q in numba.prange(N * geo[8]):
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _dw_forward(x, w, y, C, geo, first, last):
+    for q in range(first, last):
         _dw_line(x, w, y, C, geo, q, False)
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
-def _dw_input_grad(g, w, gx, N, C, geo):
-    for p in numba.prange(N * geo[10]):
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _dw_input_grad(g, w, gx, C, geo, first, last):
+    for p in range(first, last):
         _dw_input_line(g, w, gx, C, geo, p)
 
 
-@numba.njit(cache=True, parallel=True, error_model="numpy")
-def _dw_weight_grad(x, g, part, N, C, geo):
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _dw_weight_grad(x, g, part, N, C, geo, first, last):
     """part[i] = the sum over the i-th share of the output lines."""
     lines, shares = N * geo[8], part.shape[0]
-    for i in numba.prange(shares):
+    for i in range(first, last):
         for q in range(lines * i // shares, lines * (i + 1) // shares):
             _dw_line(x, part[i], g, C, geo, q, True)

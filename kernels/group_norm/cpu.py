@@ -7,16 +7,15 @@ vectorises whatever C and the grouping are. See README.md for the formulas.
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from tinygen.kernels.mathfast import exp
+from tinygen.kernels.threads import grain, share
 
-# Below this many elements starting the threads costs more than they save.
-_SERIAL = 100_000
 _ROW = 256
 # No "reassoc": nothing here needs a sum reordered, and (x - mean)·a + b must not become x·a + (b - mean·a),
 # which cancels when the mean is large.
-_FLAGS = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True}
+_FLAGS = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True, "nogil": True}
 
 
 def _row_length(P, C):
@@ -174,28 +173,15 @@ def _backward_sample(g, x, w, b, silu, L, mean, rstd, gx, gw, gb):
                 out[j] = a[j] * grow[j] - constant[j] - (row[j] - centre[j]) * slope[j]
 
 
-# Two functions each, not one compiled twice: Numba's cache does not tell parallel from serial.
-@njit(parallel=True, **_FLAGS)
-def _forward_parallel(x, w, b, eps, silu, L, y, mean, rstd):
-    for n in prange(x.shape[0]):
+@njit(**_FLAGS)
+def _forward_samples(x, w, b, eps, silu, L, y, mean, rstd, first, last):
+    for n in range(first, last):
         _forward_sample(x[n], w, b, eps, silu, L, y[n], mean[n], rstd[n])
 
 
 @njit(**_FLAGS)
-def _forward_serial(x, w, b, eps, silu, L, y, mean, rstd):
-    for n in range(x.shape[0]):
-        _forward_sample(x[n], w, b, eps, silu, L, y[n], mean[n], rstd[n])
-
-
-@njit(parallel=True, **_FLAGS)
-def _backward_parallel(g, x, w, b, silu, L, mean, rstd, gx, gw, gb):
-    for n in prange(x.shape[0]):
-        _backward_sample(g[n], x[n], w, b, silu, L, mean[n], rstd[n], gx[n], gw[n], gb[n])
-
-
-@njit(**_FLAGS)
-def _backward_serial(g, x, w, b, silu, L, mean, rstd, gx, gw, gb):
-    for n in range(x.shape[0]):
+def _backward_samples(g, x, w, b, silu, L, mean, rstd, gx, gw, gb, first, last):
+    for n in range(first, last):
         _backward_sample(g[n], x[n], w, b, silu, L, mean[n], rstd[n], gx[n], gw[n], gb[n])
 
 
@@ -215,10 +201,10 @@ def forward(x, w, b, *, groups, eps, silu):
     rstd = np.zeros((N, groups))
     if x.size:
         size = x.size // N
-        run = _forward_parallel if x.size >= _SERIAL and N > 1 else _forward_serial
         L = _row_length(size // C, C)
         w, b = _plain(w, C), _plain(b, C)
-        run(_plain(x, (N, size)), w, b, float(eps), bool(silu), L, y.reshape(N, size), mean, rstd)
+        args = _plain(x, (N, size)), w, b, float(eps), bool(silu), L, y.reshape(N, size), mean, rstd
+        share(N, lambda first, last: _forward_samples(*args, first, last), least=grain(N, x.size))
     return y, (mean, rstd)
 
 
@@ -230,8 +216,8 @@ def backward(g, x, w, b, *, groups, eps, silu, hint):
     gb = np.zeros((N, C))
     if x.size:
         size = x.size // N
-        run = _backward_parallel if x.size >= _SERIAL and N > 1 else _backward_serial
         L = _row_length(size // C, C)
         g, x = _plain(g, (N, size)), _plain(x, (N, size))
-        run(g, x, _plain(w, C), _plain(b, C), bool(silu), L, *hint, gx.reshape(N, size), gw, gb)
+        args = g, x, _plain(w, C), _plain(b, C), bool(silu), L, *hint, gx.reshape(N, size), gw, gb
+        share(N, lambda first, last: _backward_samples(*args, first, last), least=grain(N, x.size))
     return gx, gw.sum(0).astype(x.dtype), gb.sum(0).astype(x.dtype)

@@ -7,17 +7,19 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
+
+from tinygen.kernels.threads import grain, share
 
 _BLOCKS = 16
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
-_FLAGS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "parallel": True}
+_FLAGS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "nogil": True}
 
 
 @njit(**_FLAGS)
-def _forward(x, w, b, eps, blocks, y, mean, rstd):
+def _forward(x, w, b, eps, blocks, y, mean, rstd, first, last):
     R, C = x.shape
-    for k in prange(blocks):
+    for k in range(first, last):
         for r in range(k * R // blocks, (k + 1) * R // blocks):
             total = 0.0
             for c in range(C):
@@ -40,9 +42,9 @@ def _forward(x, w, b, eps, blocks, y, mean, rstd):
 
 
 @njit(**_FLAGS)
-def _backward(g, x, w, mean, rstd, blocks, gx, gw, gb):
+def _backward(g, x, w, mean, rstd, blocks, gx, gw, gb, first, last):
     R, C = x.shape
-    for k in prange(blocks):
+    for k in range(first, last):
         for r in range(k * R // blocks, (k + 1) * R // blocks):
             m = mean[r]
             s = rstd[r]
@@ -75,7 +77,8 @@ def forward(x, w, b, *, eps):
     mean, rstd = np.empty(R, x.dtype), np.empty(R, x.dtype)
     if x.size:
         blocks = min(R, _BLOCKS)
-        _forward(_rows(x, (R, C)), _rows(w, C), _rows(b, C), float(eps), blocks, y.reshape(R, C), mean, rstd)
+        args = _rows(x, (R, C)), _rows(w, C), _rows(b, C), float(eps), blocks, y.reshape(R, C), mean, rstd
+        share(blocks, lambda first, last: _forward(*args, first, last), least=grain(blocks, x.size))
     return y, (mean, rstd)
 
 
@@ -87,5 +90,6 @@ def backward(g, x, w, b, *, eps, hint):
     gw, gb = np.zeros((_BLOCKS, C)), np.zeros((_BLOCKS, C))
     if x.size:
         blocks = min(R, _BLOCKS)
-        _backward(_rows(g, (R, C)), _rows(x, (R, C)), _rows(w, C), *hint, blocks, gx.reshape(R, C), gw, gb)
+        args = _rows(g, (R, C)), _rows(x, (R, C)), _rows(w, C), *hint, blocks, gx.reshape(R, C), gw, gb
+        share(blocks, lambda first, last: _backward(*args, first, last), least=grain(blocks, x.size))
     return gx, gw.sum(0).astype(x.dtype), gb.sum(0).astype(x.dtype)
