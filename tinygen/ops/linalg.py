@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import backend
 from ..errors import DtypeError, ShapeError, TinygenError
+from ..kernels.threads import matmul as shared_matmul
 from ..tape import Op, op
 from ..tensor import Tensor, wrap
 from .elementwise import neg, unbroadcast
@@ -48,10 +49,11 @@ def matmul(xp, a, b, *, ta=False, tb=False):
             a = a.swapaxes(-1, -2)
         if tb:
             b = b.swapaxes(-1, -2)
+        product = shared_matmul if xp is np else xp.matmul
         if b.ndim == 2 and a.ndim > 2:
             *batch, k = a.shape
-            return xp.matmul(a.reshape(math.prod(batch), k), b).reshape(*batch, b.shape[1])
-        return xp.matmul(a, b)
+            return product(a.reshape(math.prod(batch), k), b).reshape(*batch, b.shape[1])
+        return product(a, b)
     except (ValueError, AttributeError):
         raise _no_product(a, b) from None
 
