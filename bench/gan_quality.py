@@ -1,9 +1,10 @@
-"""How well the GANs learn, against a known truth: writes bench/results/{gan_ring8,gan_digits,dcgan_digits}.json.
+"""How well the GANs learn, against a known truth: writes
+bench/results/{gan_ring8,gan_digits,dcgan_digits}.json.
 
-    python bench/gan_quality.py ring8          8,000 steps on eight Gaussians, without and with R1: modes found
-    python bench/gan_quality.py gan            the small preset on digits: Fréchet distance, labels, memorisation
-    python bench/gan_quality.py dcgan          the same; and what interpolation and arithmetic of z do
-    … --seed S  --out FOLDER (sample grids as PNG)  --dry (print, do not record)
+    python bench/gan_quality.py ring8          8,000 steps on eight Gaussians, without and with R1: modes
+    found python bench/gan_quality.py gan            the small preset on digits: Fréchet distance, labels,
+    memorisation python bench/gan_quality.py dcgan          the same; and what interpolation and arithmetic of
+    z do … --seed S  --out FOLDER (sample grids as PNG)  --dry (print, do not record)
 
 The slow tests of tests/test_model_gan.py and test_model_dcgan.py call the same functions.
 """
@@ -79,9 +80,10 @@ def digits(name: str, seed: int = 0, out: Path | None = None, **overrides) -> tu
 def latent_tools(model, seed: int = 0, trials: int = 200) -> dict[str, Any]:
     """What walks and sums in the latent space of a DCGAN of digits do.
 
-    midpoint: the judge's confidence (margin) halfway between two z, over that at the ends. arithmetic: attribute "heavy"
-    (ink above the 75th percentile of samples); the share of heavy − light + light' that is heavy, of light' itself, and
-    with one exemplar instead of three; and how far the results are from digits (confidence over that of samples). turn:
+    midpoint: the judge's confidence (margin) halfway between two z, over that at the ends. arithmetic:
+    attribute "heavy" (ink above the 75th percentile of samples); the share of heavy − light + light' that is
+    heavy, of light' itself, and with one exemplar instead of three; and how far the results are from digits
+    (confidence over that of samples). turn:
     mean change of slant along the turn vector, in standard deviations of slant.
     """
     from tinygen.models.dcgan import ink, slant

@@ -1,4 +1,5 @@
-"""What every measurement is kept with: the command, the commit, the machine. Used by the scripts beside it."""
+"""What every measurement is kept with: the command, the commit, the machine. Used by the scripts beside
+it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the losses and penalties of GANs must do exactly, without luck: penalties of known discriminators, the best
-discriminator between two known densities, and who receives gradient from what."""
+"""What the losses and penalties of GANs must do exactly, without luck: penalties of known discriminators, the
+best discriminator between two known densities, and who receives gradient from what."""
 
 import math
 
@@ -29,7 +29,8 @@ def quantiles(mean, n=1024):
 
 
 def test_unit_slope_has_no_penalty_and_the_usual_mistakes_have_one():
-    """D(x) = ⟨w, x⟩ with ‖w‖ = 1. Norms over one axis, or over the whole batch, are what public code got wrong."""
+    """D(x) = ⟨w, x⟩ with ‖w‖ = 1. Norms over one axis, or over the whole batch, are what public code got
+    wrong."""
     w = np.random.default_rng(0).standard_normal((8, 8, 3))
     w /= np.linalg.norm(w)
     x = np.random.default_rng(1).standard_normal((8, 8, 8, 3))
@@ -50,7 +51,8 @@ def test_unit_slope_has_no_penalty_and_the_usual_mistakes_have_one():
 
 
 def test_wgan_gp_settles_where_theory_says_linear_critic():
-    """Between N(0, I) and N(Δ, I) a linear critic of slope s loses −sΔ + λ(s − 1)²: least at s = 1 + Δ/2λ. Data N,1,1,2."""
+    """Between N(0, I) and N(Δ, I) a linear critic of slope s loses −sΔ + λ(s − 1)²: least at s = 1 + Δ/2λ.
+    Data N,1,1,2."""
     delta, weight = 3.0, 10.0
     fake = np.random.default_rng(0).standard_normal((64, 1, 1, 2))
     real = fake + np.array([delta, 0.0])
@@ -95,7 +97,8 @@ def test_wgan_gp_settles_where_theory_says_network_critic():
     ("least_squares", lambda x: 1 / (1 + np.exp(2 - 2 * x))),
 ])  # fmt: skip
 def test_the_discriminator_becomes_the_one_that_theory_names(name, best):
-    """N(2, 1) against N(0, 1), full batches of quantiles (Goodfellow et al. 2014, Proposition 1; Mao et al. 2017, eq. 5)."""
+    """N(2, 1) against N(0, 1), full batches of quantiles (Goodfellow et al. 2014, Proposition 1; Mao et al.
+    2017, eq. 5)."""
     D, steps = discriminator(1, 1, (64, 64)), 400
     real, fake = (tg.Tensor(quantiles(m).reshape(-1, 1, 1, 1)) for m in (2.0, 0.0))
     optimizer = Adam(D.parameters(), linear(1e-2, steps))
@@ -126,7 +129,8 @@ def test_the_saturating_loss_is_flat_where_d_wins():
 
 @pytest.mark.parametrize("name", losses.GAN_LOSSES)
 def test_gradient_flow_of_the_losses(name):
-    """D's loss reaches all of D and, through detached fakes, none of G; G's loss reaches all of G, through D."""
+    """D's loss reaches all of D and, through detached fakes, none of G; G's loss reaches all of G, through
+    D."""
     config = build(Config, None, {"g_widths": (12,), "d_widths": (12,), "latent": 3})
     rng = tg.Rng(0)
     G, D = Generator(config, Init(rng, "g")), Discriminator(config, Init(rng, "d"))
@@ -136,7 +140,8 @@ def test_gradient_flow_of_the_losses(name):
     d = loss.d(D(x), D(G(z).detach()))
     cut = tg.grad(d, list(gp.values()) + list(dp.values()), allow_unused=True)
     assert all(g is None for g in cut[: len(gp)])
-    # of a Wasserstein critic the last bias cancels, E(fake + b) − E(real + b); within its margin the hinge is the same
+    # of a Wasserstein critic the last bias cancels, E(fake + b) − E(real + b); within its margin the hinge is
+    # the same
     free = {"layers.1.b"} if name in ("wasserstein", "hinge") else set()
     for k, g in zip(dp, cut[len(gp) :]):
         assert (np.abs(g.data).max() < 1e-7) == (k in free), k
@@ -147,7 +152,8 @@ def test_gradient_flow_of_the_losses(name):
 
 
 def test_gradient_flow_of_the_penalties():
-    """A penalty on the slope reaches D's weights; of the biases none, where D is piecewise linear; and nothing of G."""
+    """A penalty on the slope reaches D's weights; of the biases none, where D is piecewise linear; and
+    nothing of G."""
     config = build(Config, None, {"g_widths": (12,), "d_widths": (12, 12), "latent": 3})
     rng = tg.Rng(0)
     G, D = Generator(config, Init(rng, "g")), Discriminator(config, Init(rng, "d"))
@@ -163,7 +169,8 @@ def test_gradient_flow_of_the_penalties():
 
 @pytest.mark.parametrize("switches", [{}, {"r1": 0.0}, {"gradient_penalty": 10.0}, {"loss": "saturating"}])
 def test_a_step_moves_each_player_by_its_own_gradient_alone(switches):
-    """D's update leaves G as it is and the other way about; each update has the gradients of its own network only."""
+    """D's update leaves G as it is and the other way about; each update has the gradients of its own network
+    only."""
     model = GAN(build(Config, None, {"g_widths": (16,), "d_widths": (16,), **switches}), tg.Rng(0))
     log = []
 

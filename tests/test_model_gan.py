@@ -1,4 +1,5 @@
-"""The perceptron GAN: its parts, one step, its state, that it learns eight images; and, slow, that it learns."""
+"""The perceptron GAN: its parts, one step, its state, that it learns eight images; and, slow, that it
+learns."""
 
 import importlib.util
 from pathlib import Path
@@ -80,7 +81,8 @@ def test_maxout_is_the_largest_of_its_pieces():
 
 
 def test_paper_preset():
-    """The published sizes, in small: maxout, dropout, sigmoid outputs, momentum; and what it must not have."""
+    """The published sizes, in small: maxout, dropout, sigmoid outputs, momentum; and what it must not
+    have."""
     c = build(Config, PRESETS["paper"])
     assert (c.latent, c.g_widths, c.d_widths, c.pieces, c.dropout) == (100, (1200, 1200), (240, 240), 5, (0.2, 0.5))
     model = made("paper", image_size=8, g_widths=(24, 24), d_widths=(12, 12))
@@ -164,7 +166,8 @@ def test_it_learns_eight_images():
 
 @pytest.mark.slow
 def test_r1_finds_the_modes_that_the_plain_game_loses():
-    """Ring of eight Gaussians, 8,000 steps each: without a penalty 1–2 modes, with R1 all eight (bench/results/gan_ring8)."""
+    """Ring of eight Gaussians, 8,000 steps each: without a penalty 1–2 modes, with R1 all eight
+    (bench/results/gan_ring8)."""
     ring8 = bench("gan_quality").ring8
     plain, r1 = ring8(r1=0.0), ring8(r1=0.1)
     assert plain["found"] <= 4, plain
