@@ -111,7 +111,7 @@ def _gradient_op(parent: FusedOp, which: list[int], backward: Callable, outputs:
     differentiable = [*cotangents, *(parent.inputs[i] for i in which)]
 
     def rule(g, inputs, attrs):
-        again = tape._recording  # is this gradient itself to be differentiated?
+        again = tape.mode.recording  # is this gradient itself to be differentiated?
         with recording(True):
             leaves = [_own(t) for t in inputs]
             outs = law(*leaves, **attrs)
@@ -174,10 +174,10 @@ def recompute(fn: Callable) -> Callable:
     """
 
     def run(*inputs, **constants):
-        if not tape._recording:
+        if not tape.mode.recording:
             return fn(*inputs, **constants)
         with recording(True):
-            mark = next(tape._numbers)
+            mark = next(tape.numbers)
             own = [_apart(t) for t in inputs]
             y = fn(*own, **constants)
         if y.node is None or y.node.id < mark:
@@ -203,14 +203,14 @@ class _Rerun:
         return [(tuple(range(len(node.parents))), self.rule)]
 
     def rule(self, node, g, i):
-        again, before = tape._recording, tape._replaying
-        tape._replaying = True
+        again, before = tape.mode.recording, tape.mode.replaying
+        tape.mode.replaying = True
         try:
             with recording(True):
                 leaves = [_apart(t) for t in node.inputs]
                 y = self.fn(*leaves, **self.constants)
         finally:
-            tape._replaying = before
+            tape.mode.replaying = before
         own = _nodes(leaves)
         targets = [n for n in own if n is not None] + self.outside
         found = iter(pull(y.node, g, targets, create_graph=again, retain=again, through=False))

@@ -21,8 +21,8 @@ younger than its child therefore proves that a saved value is no longer the one 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import operator
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -30,67 +30,36 @@ import numpy as np
 
 from . import backend, trace
 from .errors import GradientError, ShapeError, StaleGraphError, TinygenError, UnusedParameterError
+from .node import FREED, Node, leaf, numbers
 from .rules import Rules
 from .tensor import Tensor, wrap
 
 registry: dict[str, Op] = {}  # name -> Op, every operation there is
-_recording = True
 _observer: Callable | None = None  # called as observer(op, arrays, y, attrs, node) after every operation
-_replaying = False  # is `recompute` running a function for the second time?
 _pulling: Node | None = None  # the node whose rule is running, for observers and error messages
-_numbers = itertools.count(1)
 ndarray, new_tensor = np.ndarray, Tensor.__new__
 _number = operator.attrgetter("id")
 _SCALARS = frozenset({float, int, bool})
-_FREED: Any = object()
 
 
-class Node:
-    """One recorded operation: what it was, what it came from, and what its rules asked to keep."""
+class _Mode(threading.local):
+    """Each thread's own: is what it computes recorded, and is `recompute` running a function again?"""
 
-    __slots__ = ("op", "id", "parents", "attrs", "inputs", "output", "shapes", "hint", "shape", "dtype", "site")
-    name: str | None = None
-
-    def free(self) -> None:
-        """Let go of what was kept for the rules. A node that had kept something cannot be walked again."""
-        if self.inputs is not None or self.output is not None:
-            self.inputs, self.output, self.hint = _FREED, None, None
-
-    def __repr__(self) -> str:
-        made = self.op.name if self.op else f"leaf {self.name or ''}"
-        return f"Node({self.id}: {made} {self.shape})"
+    recording = True
+    replaying = False
 
 
-class Leaf(Node):
-    """The node of a tensor that gradients end at; a parameter gets its name from its module."""
-
-    __slots__ = ("name",)
-
-
-def leaf(shape, dtype, kind: type[Node] = Leaf) -> Any:
-    """A node without an operation."""
-    node = kind()
-    node.op, node.id, node.parents, node.attrs = None, next(_numbers), (), {}
-    node.inputs = node.output = node.shapes = node.hint = node.site = None
-    if kind is Leaf:
-        node.name = None
-    node.shape, node.dtype = shape, dtype
-    return node
-
-
-def renew(node: Node) -> None:
-    """Mark a leaf as changed in place: graphs recorded before now are stale."""
-    node.id = next(_numbers)
+mode = _Mode()
 
 
 @contextlib.contextmanager
 def recording(on: bool):
-    global _recording
-    before, _recording = _recording, on
+    """Context manager: record, or do not, what this thread computes inside."""
+    before, mode.recording = mode.recording, on
     try:
         yield
     finally:
-        _recording = before
+        mode.recording = before
 
 
 def no_grad():
@@ -100,7 +69,7 @@ def no_grad():
 
 def replaying() -> bool:
     """True while `recompute` runs a function again: what must happen once (running statistics) has happened."""
-    return _replaying
+    return mode.replaying
 
 
 @contextlib.contextmanager
@@ -123,8 +92,14 @@ class Op(Rules):
 
     law: Callable | None = None
 
-    def __init__(self, forward: Callable, flops: Callable | None = None, prepare: Callable | None = None,
-                 name: str | None = None, hint: bool = False):
+    def __init__(
+        self,
+        forward: Callable,
+        flops: Callable | None = None,
+        prepare: Callable | None = None,
+        name: str | None = None,
+        hint: bool = False,
+    ):
         self.forward, self.flops, self.prepare, self.hint = forward, flops, prepare, hint
         self.name, self.__doc__ = name or forward.__name__, forward.__doc__
         super().__init__(forward)
@@ -166,7 +141,7 @@ class Op(Rules):
         if mixed:
             trace.check_dtypes(self, inputs, arrays, y)
         node = None
-        if mask and _recording:
+        if mask and mode.recording:
             if mask & self._constant_mask:
                 parents = [p if linked else None for p, linked in zip(parents, self._linked)]
                 mask &= ~self._constant_mask
@@ -183,7 +158,7 @@ class Op(Rules):
     def _record(self, inputs, parents, attrs, mask, y, hint) -> Node:
         keep, keep_y, keep_shapes = self._plans.get(mask) or self.plan(mask)
         node = Node()
-        node.op, node.id, node.parents, node.attrs, node.hint = self, next(_numbers), parents, attrs, hint
+        node.op, node.id, node.parents, node.attrs, node.hint = self, next(numbers), parents, attrs, hint
         node.inputs = keep and keep(inputs)
         node.output = y if keep_y else None
         node.shapes = [np.shape(t) if type(t) in _SCALARS else t.shape for t in inputs] if keep_shapes else None
@@ -222,8 +197,14 @@ _OUTPUT: Any = _Output()
 # the walk back
 
 
-def grad(y: Tensor, xs, g: Tensor | None = None, create_graph: bool = False, allow_unused: bool = False,
-         retain_graph: bool = False):
+def grad(
+    y: Tensor,
+    xs,
+    g: Tensor | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+    retain_graph: bool = False,
+):
     """The gradient of y with respect to xs: a Tensor, a list (tuple) or a dict of them; comes back in the same form.
 
     g: the cotangent, of y's shape; may be left out where y is a single number. create_graph: record the gradient
@@ -236,12 +217,16 @@ def grad(y: Tensor, xs, g: Tensor | None = None, create_graph: bool = False, all
     for k, x in enumerate(wanted):
         if x.node is None:
             which = "" if names is None else f" {names[k]!r}"
-            raise GradientError(f"grad: the tensor{which} {x.shape} was not made with requires_grad=True and was not "
-                                "computed from one that was (or was computed under no_grad, or detached).")
+            raise GradientError(
+                f"grad: the tensor{which} {x.shape} was not made with requires_grad=True and was not "
+                "computed from one that was (or was computed under no_grad, or detached)."
+            )
     if g is None:
         if y.size != 1:
-            raise ShapeError(f"grad of a result of shape {y.shape} needs its cotangent g of that shape; "
-                             "only a single number, such as a mean, has g = 1 by itself.")
+            raise ShapeError(
+                f"grad of a result of shape {y.shape} needs its cotangent g of that shape; "
+                "only a single number, such as a mean, has g = 1 by itself."
+            )
         g = wrap(backend.array_module([y.data]).ones_like(y.data), None)
     elif not isinstance(g, Tensor):
         g = Tensor(g)
@@ -251,20 +236,24 @@ def grad(y: Tensor, xs, g: Tensor | None = None, create_graph: bool = False, all
     for k, gx in enumerate(found):
         if gx is None and not allow_unused:
             which = "" if names is None else repr(names[k])
-            raise UnusedParameterError(f"grad: the result does not depend on {which or wanted[k].name or 'the tensor'} "
-                                       f"{wanted[k].shape}; pass allow_unused=True to get None for it.")
+            raise UnusedParameterError(
+                f"grad: the result does not depend on {which or wanted[k].name or 'the tensor'} "
+                f"{wanted[k].shape}; pass allow_unused=True to get None for it."
+            )
     return found[0] if names is None else dict(zip(names, found)) if isinstance(xs, dict) else found
 
 
-def pull(root: Node | None, g, wanted: list[Node], create_graph=False, retain=False, through=True) -> list[Tensor | None]:
+def pull(
+    root: Node | None, g, wanted: list[Node], create_graph=False, retain=False, through=True
+) -> list[Tensor | None]:
     """Pull the cotangent g of `root` back to the wanted nodes. through: go on past a wanted node to those before it."""
-    global _pulling, _recording
+    global _pulling
     if root is None:
         return [None] * len(wanted)
     path, targets = _path(root, wanted, through), set(wanted)
     cotangents: dict[Node, Any] = {root: g}
-    before = _pulling, _recording
-    _recording = create_graph
+    before = _pulling, mode.recording
+    mode.recording = create_graph
     try:
         for node in sorted(path, key=_number, reverse=True):
             if node not in cotangents or node.op is None or not through and node in targets:
@@ -274,9 +263,11 @@ def pull(root: Node | None, g, wanted: list[Node], create_graph=False, retain=Fa
             if node.op is _OUTPUT:
                 cotangents.setdefault(parents[0], [None] * len(parents[0].shape))[node.attrs["k"]] = g
                 continue
-            if node.inputs is _FREED:
-                raise StaleGraphError(f"grad: what {trace.where(node)} had kept was freed by an earlier grad; pass "
-                                      "retain_graph=True to all but the last grad through the same graph.")
+            if node.inputs is FREED:
+                raise StaleGraphError(
+                    f"grad: what {trace.where(node)} had kept was freed by an earlier grad; pass "
+                    "retain_graph=True to all but the last grad through the same graph."
+                )
             if type(g) is list:
                 g = _fill(g, node)
             _pulling = node
@@ -291,7 +282,7 @@ def pull(root: Node | None, g, wanted: list[Node], create_graph=False, retain=Fa
             if not retain:
                 node.free()
     finally:
-        _pulling, _recording = before
+        _pulling, mode.recording = before
     return [cotangents.get(node) for node in wanted]
 
 
@@ -301,8 +292,10 @@ def _accumulate(cotangents: dict, node: Node, i: int, gx: Tensor | None) -> None
         return
     parent = node.parents[i]
     if gx.data.shape != parent.shape or gx.data.dtype != parent.dtype:
-        raise GradientError(f"the rule of {node.op.name} gave a gradient {gx.shape} {gx.dtype} for its input {i}, "
-                            f"which is {parent.shape} {parent.dtype}.")
+        raise GradientError(
+            f"the rule of {node.op.name} gave a gradient {gx.shape} {gx.dtype} for its input {i}, "
+            f"which is {parent.shape} {parent.dtype}."
+        )
     cotangents[parent] = cotangents[parent] + gx if parent in cotangents else gx
 
 
@@ -327,8 +320,10 @@ def _path(root: Node, wanted: list[Node], through: bool) -> set[Node]:
             if parent is None:
                 continue
             if parent.id > node.id:
-                raise StaleGraphError(f"grad: {parent.name or 'a leaf'} {parent.shape} was changed in place after "
-                                      f"{trace.where(node)} had used it; take all gradients before the update.")
+                raise StaleGraphError(
+                    f"grad: {parent.name or 'a leaf'} {parent.shape} was changed in place after "
+                    f"{trace.where(node)} had used it; take all gradients before the update."
+                )
             if parent.id >= oldest and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)

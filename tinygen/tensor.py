@@ -7,15 +7,13 @@ operation of the same name in `tinygen.ops`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from . import backend
 from .errors import DtypeError, GradientError, ShapeError
-
-if TYPE_CHECKING:
-    from .tape import Node
+from .node import Node, leaf, renew
 
 ops: Any = None  # tinygen.ops; set when that package is imported, which needs Tensor first
 
@@ -47,8 +45,6 @@ class Tensor:
         if requires_grad:
             if array.dtype.kind != "f":
                 raise DtypeError(f"only floats can require a gradient, not {array.dtype}.")
-            from .tape import leaf
-
             self.node = leaf(array.shape, array.dtype)
 
     # what it is
@@ -111,8 +107,6 @@ class Tensor:
     def touch(self) -> None:
         """Say that the values were changed in place (an optimiser does after each update)."""
         if self.node is not None:
-            from .tape import renew
-
             renew(self.node)
 
     # conversions

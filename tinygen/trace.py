@@ -56,7 +56,7 @@ def location(site: tuple[Any, int] | None) -> tuple[str, int, str] | None:
 
 
 def where(node) -> str:
-    """"tanh at models/ddpm.py:118" for a recorded node."""
+    """ "tanh at models/ddpm.py:118" for a recorded node."""
     found = location(node.site)
     name = node.op.name if node.op else node.name or "a leaf"
     return f"{name} at {found[0]}:{found[1]}" if found else name
@@ -120,7 +120,9 @@ def check_dtypes(op, inputs, arrays, y) -> None:
         rule = f"float types are not mixed: {' and '.join(sorted(map(str, floats)))} meet; cast one with .astype()."
     elif type(y) is not tuple and y.dtype.kind == "f" and y.dtype not in floats:
         others = " and ".join(sorted(str(d) for d in dtypes - floats))
-        rule = f"{others} with {next(iter(floats), 'float')} would widen to {y.dtype}; cast the integers with .astype()."
+        rule = (
+            f"{others} with {next(iter(floats), 'float')} would widen to {y.dtype}; cast the integers with .astype()."
+        )
     else:
         return
     explain(DtypeError(rule), op, inputs, arrays, {})

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import backend
 from ..errors import CheckpointError
-from ..tape import leaf
+from ..node import leaf
 from ..tensor import Tensor
 
 watcher: Callable | None = None  # called as watcher("enter" | "leave", module, output) around every call
