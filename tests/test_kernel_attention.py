@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tinygen.kernels import attention as K
+from tinygen.kernels import threads
 from tinygen.kernels.attention import cpu, loops
 
 loops_forward = numba.njit(loops.forward)
@@ -82,7 +83,8 @@ def test_blocks_do_not_show(causal, monkeypatch):
     for block, rows in ((1, 1), (50, 3), (400, 5), (1000, 13)):
         monkeypatch.setattr(cpu, "_BLOCK", block)
         monkeypatch.setattr(cpu, "_CAUSAL_ROWS", rows)
-        monkeypatch.setattr(cpu, "_SERIAL", 0)
+        monkeypatch.setattr(cpu, "_SERIAL", 1)
+        monkeypatch.setattr(cpu, "_CALLS", 1 << 30)
         assert_same(run(*arrays, None, causal), want, 1e-12)
         for mask in masks(3, 2, 13, 11):
             assert_same(run(*arrays, mask, causal), define(*arrays, mask, causal), 1e-12)
@@ -208,6 +210,21 @@ def test_non_contiguous_inputs():
 def test_any_scale(scale):
     arrays = case(1, 2, 6, 5, 3, 3)
     assert_same(run(*arrays, None, False, scale), define(*arrays, None, False, scale), 1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("B", [1, 3])
+def test_the_number_of_threads_does_not_show(B, causal):
+    # 1 matrix or 3 among 1 to 5 threads: shared by matrices, or inside each
+    arrays = case(1, B, 300, 320, 16, 16)
+    want = define(*arrays, None, causal)
+    count = threads.get_threads()
+    try:
+        for n in (1, 2, 5):
+            threads.set_threads(n)
+            assert_same(run(*arrays, None, causal), want, 1e-12)
+    finally:
+        threads.set_threads(count)
 
 
 @pytest.mark.parametrize("causal", [False, True])

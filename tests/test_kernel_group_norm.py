@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tinygen.kernels import group_norm as K
+from tinygen.kernels import threads
 from tinygen.kernels.group_norm import loops
 
 loops_forward = numba.njit(loops.forward)
@@ -169,14 +170,14 @@ def test_silu_far_out():
 def test_bit_identical_from_run_to_run_and_for_any_thread_count():
     g, x, w, b = case(9, 512, 32, np.float32)
     first = run(g, x, w, b, 8, True)
-    threads = numba.get_num_threads()
+    count = threads.get_threads()
     try:
-        for count in (1, threads, threads):
-            numba.set_num_threads(count)
+        for n in (1, 2, 5, count, count):
+            threads.set_threads(n)
             for have, need in zip(run(g, x, w, b, 8, True), first, strict=True):
                 np.testing.assert_array_equal(have, need)
     finally:
-        numba.set_num_threads(threads)
+        threads.set_threads(count)
 
 
 def test_other_arrays_and_dtypes_are_refused():
