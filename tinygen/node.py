@@ -50,3 +50,12 @@ def leaf(shape, dtype, kind: type[Node] = Leaf) -> Any:
 def renew(node: Node) -> None:
     """Mark a leaf as changed in place: graphs recorded before now are stale."""
     node.id = next(numbers)
+
+
+class _Output:
+    """Stands as the operation of a node that is one output of an operation with several."""
+
+    name = "output"
+
+
+OUTPUT: Any = _Output()

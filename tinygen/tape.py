@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -30,9 +29,12 @@ import numpy as np
 
 from . import backend, trace
 from .errors import GradientError, ShapeError, StaleGraphError, TinygenError, UnusedParameterError
-from .node import FREED, Node, leaf, numbers
+from .modes import mode, no_grad, recording, replaying
+from .node import FREED, OUTPUT, Node, leaf, numbers
 from .rules import Rules
 from .tensor import Tensor, wrap
+
+__all__ = ["Op", "grad", "mode", "no_grad", "observe", "op", "pull", "recording", "registry", "replaying"]
 
 registry: dict[str, Op] = {}  # name -> Op, every operation there is
 _observer: Callable | None = None  # called as observer(op, arrays, y, attrs, node) after every operation
@@ -40,36 +42,6 @@ _pulling: Node | None = None  # the node whose rule is running, for observers an
 ndarray, new_tensor = np.ndarray, Tensor.__new__
 _number = operator.attrgetter("id")
 _SCALARS = frozenset({float, int, bool})
-
-
-class _Mode(threading.local):
-    """Each thread's own: is what it computes recorded, and is `recompute` running a function again?"""
-
-    recording = True
-    replaying = False
-
-
-mode = _Mode()
-
-
-@contextlib.contextmanager
-def recording(on: bool):
-    """Context manager: record, or do not, what this thread computes inside."""
-    before, mode.recording = mode.recording, on
-    try:
-        yield
-    finally:
-        mode.recording = before
-
-
-def no_grad():
-    """Context manager: nothing is recorded inside, so nothing is kept and no gradient flows."""
-    return recording(False)
-
-
-def replaying() -> bool:
-    """True while `recompute` runs a function again: what must happen once (running statistics) has happened."""
-    return mode.replaying
 
 
 @contextlib.contextmanager
@@ -181,17 +153,8 @@ def op(forward: Callable | None = None, **options):
 def _output(node: Node, k: int) -> Node:
     """The node of output k of an operation with several outputs: its cotangent goes to slot k of `node`."""
     part = leaf(node.shape[k], node.dtype, Node)
-    part.op, part.parents, part.attrs, part.site = _OUTPUT, [node], {"k": k}, node.site
+    part.op, part.parents, part.attrs, part.site = OUTPUT, [node], {"k": k}, node.site
     return part
-
-
-class _Output:
-    """The link from an operation with several outputs to one of them."""
-
-    name = "output"
-
-
-_OUTPUT: Any = _Output()
 
 
 # the walk back
@@ -260,7 +223,7 @@ def pull(
                 continue
             g = cotangents[node] if node in targets else cotangents.pop(node)
             parents = node.parents
-            if node.op is _OUTPUT:
+            if node.op is OUTPUT:
                 cotangents.setdefault(parents[0], [None] * len(parents[0].shape))[node.attrs["k"]] = g
                 continue
             if node.inputs is FREED:

@@ -1,0 +1,36 @@
+"""Is what a thread computes recorded? Each thread has its own answer."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+
+class _Mode(threading.local):
+    """Each thread's own: is what it computes recorded, and is `recompute` running a function again?"""
+
+    recording = True
+    replaying = False
+
+
+mode = _Mode()
+
+
+@contextlib.contextmanager
+def recording(on: bool):
+    """Context manager: record, or do not, what this thread computes inside."""
+    before, mode.recording = mode.recording, on
+    try:
+        yield
+    finally:
+        mode.recording = before
+
+
+def no_grad():
+    """Context manager: nothing is recorded inside, so nothing is kept and no gradient flows."""
+    return recording(False)
+
+
+def replaying() -> bool:
+    """True while `recompute` runs a function again: what must happen once (running statistics) has happened."""
+    return mode.replaying
