@@ -9,7 +9,8 @@ import tinygen as tg
 from tinygen import tape
 from tinygen.audit.cases import CASES
 
-NAMES = sorted(n for n in tape.registry if not n.endswith("_grad"))
+# the gradients of fused operations are checked with them: their own law is derived
+NAMES = sorted(n for n in tape.registry if not (n.endswith("_grad") and n[: -len("_grad")] in tape.registry))
 
 
 def test_every_operation_has_a_case():
