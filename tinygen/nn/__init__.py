@@ -26,5 +26,6 @@ __all__ = [
     "ELU", "GELU", "LSTM", "BatchNorm", "Conv1d", "Conv2d", "ConvTranspose2d", "Downsample", "Dropout", "Embedding",
     "Flatten", "FourierFeatures", "GroupNorm", "Identity", "Init", "InstanceNorm", "LSTMCell", "Lambda", "LayerNorm",
     "LeakyReLU", "Linear", "Module", "ModuleList", "MultiHeadAttention", "ReLU", "Reshape", "Sequential", "SiLU",
-    "Sigmoid", "SinusoidalEmbedding", "SpectralNorm", "Tanh", "Upsample", "WeightNorm", "sinusoidal", "streams", "summary",
+    "Sigmoid", "SinusoidalEmbedding", "SpectralNorm", "Tanh", "Upsample", "WeightNorm", "sinusoidal", "streams",
+    "summary",
 ]  # fmt: skip

@@ -42,7 +42,8 @@ class Init:
         et al. 2013): the Q of a QR factorisation, signs fixed so that it is uniform over rotations."""
         columns = shape[-1]
         rows = math.prod(shape[:-1])
-        a = self.rng.normal(self.name, self.number(), (max(rows, columns), min(rows, columns)), dtype=np.float64).numpy()
+        tall = max(rows, columns), min(rows, columns)
+        a = self.rng.normal(self.name, self.number(), tall, dtype=np.float64).numpy()
         q, r = np.linalg.qr(a)
         q = q * np.sign(np.diag(r))
         q = q if rows >= columns else q.T
@@ -61,7 +62,8 @@ def init_of(rng: Rng | Init | None) -> Init:
     if rng is None:
         _default = _default or Init(Rng(0))
         return _default
-    return _numbered.setdefault(rng, Init(rng))
+    # The Init holds a copy of the Rng, which is nothing but its seed: held itself, the key could never be let go of.
+    return _numbered.setdefault(rng, Init(Rng(rng.seed)))
 
 
 def zeros(shape) -> Tensor:
@@ -83,7 +85,7 @@ def fans(shape) -> tuple[int, int]:
 def weight(init: Init, shape, law: str | float = "default") -> Tensor:
     """A weight of shape (…, in, out) by a named law, or N(0, law²) for a number.
 
-    "default"  U(±1/√fan_in), what PyTorch's layers start from
+    "default"  U(±1/√fan_in), what PyTorch's layers start from (its transposed convolutions take fan_out for it)
     "he"       N(0, 2/fan_in), He et al. 2015, for ReLU
     "he_uniform"  U(±√(6/fan_in))
     "xavier"   U(±√(6/(fan_in + fan_out))), Glorot & Bengio 2010

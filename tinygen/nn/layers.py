@@ -27,7 +27,8 @@ def _pair(value) -> tuple[int, int]:
 class Linear(Module):
     """y = x w + b over the last axis. x (…, features_in) -> (…, features_out); w (features_in, features_out)."""
 
-    def __init__(self, features_in: int, features_out: int, bias: bool = True, *, law: str | float = "default", rng=None):
+    def __init__(self, features_in: int, features_out: int, bias: bool = True, *, law: str | float = "default",
+                 rng=None):
         init = init_of(rng)
         shape = (features_in, features_out)
         self.w = weight(init, shape, law)
@@ -68,8 +69,8 @@ class Conv2d(Module):
 class Conv1d(Module):
     """1-D convolution. x N,L,C_in -> N,L',C_out; w (k, C_in/groups, C_out), b (C_out,)."""
 
-    def __init__(self, channels_in: int, channels_out: int, size: int = 3, stride: int = 1, padding=0, dilation: int = 1,
-                 groups: int = 1, bias: bool = True, *, law: str | float = "default", rng=None):
+    def __init__(self, channels_in: int, channels_out: int, size: int = 3, stride: int = 1, padding=0,
+                 dilation: int = 1, groups: int = 1, bias: bool = True, *, law: str | float = "default", rng=None):
         init = init_of(rng)
         shape = (size, channels_in // groups, channels_out)
         self.w = weight(init, shape, law)
@@ -77,8 +78,8 @@ class Conv1d(Module):
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
     def forward(self, x: Tensor) -> Tensor:
-        y = ops.conv1d(x, self.w, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups)
-        return y if self.b is None else y + self.b
+        return ops.conv1d(x, self.w, self.b, stride=self.stride, padding=self.padding, dilation=self.dilation,
+                          groups=self.groups)
 
     def describe(self) -> str:
         return f"{self.w.shape[1] * self.groups} → {self.w.shape[2]}, {self.w.shape[0]}"
@@ -97,8 +98,8 @@ class ConvTranspose2d(Module):
         self.stride, self.padding, self.output_padding = stride, padding, output_padding
 
     def forward(self, x: Tensor) -> Tensor:
-        y = ops.conv_transpose2d(x, self.w, stride=self.stride, padding=self.padding, output_padding=self.output_padding)
-        return y if self.b is None else y + self.b
+        return ops.conv_transpose2d(x, self.w, self.b, stride=self.stride, padding=self.padding,
+                                    output_padding=self.output_padding)
 
     def describe(self) -> str:
         kh, kw, c, f = self.w.shape
@@ -122,9 +123,11 @@ class Upsample(Module):
     """Enlarge N,H,W,C by an integer factor, nearest or bilinear (half-pixel centres), then convolve 3×3 if conv."""
 
     def __init__(self, channels: int, scale: int = 2, conv: bool = True, mode: str = "nearest", *,
-                 channels_out: int | None = None, rng=None):
+                 channels_out: int | None = None, law: str | float = "default", rng=None):
+        if mode not in ("nearest", "bilinear"):
+            raise ValueError(f"Upsample: mode is 'nearest' or 'bilinear', not {mode!r}.")
         self.scale, self.mode = scale, mode
-        self.conv = Conv2d(channels, channels_out or channels, 3, padding=1, rng=rng) if conv else None
+        self.conv = Conv2d(channels, channels_out or channels, 3, padding=1, law=law, rng=rng) if conv else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "nearest":
@@ -144,9 +147,9 @@ class Downsample(Module):
     """
 
     def __init__(self, channels: int, conv: bool = True, asymmetric: bool = False, *, channels_out: int | None = None,
-                 rng=None):
+                 law: str | float = "default", rng=None):
         padding = ((0, 1), (0, 1)) if asymmetric else 1
-        self.conv = Conv2d(channels, channels_out or channels, 3, stride=2, padding=padding, rng=rng) if conv else None
+        self.conv = Conv2d(channels, channels_out or channels, 3, 2, padding, law=law, rng=rng) if conv else None
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.avg_pool2d(x, 2) if self.conv is None else self.conv(x)

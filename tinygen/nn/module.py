@@ -65,29 +65,30 @@ class Module:
             stack.extend(reversed([(_join(path, name), child) for name, child in module.children().items()]))
 
     def parameters(self) -> dict[str, Tensor]:
-        """The trainable tensors by path, "up.1.conv.w"; a shared tensor once, under its first path."""
-        found: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        for path, module in self.modules():
-            for name, value in module.members():
-                if isinstance(value, Tensor) and value.node is not None and value.node.op is None and id(value) not in seen:
-                    seen.add(id(value))
-                    found[_join(path, name)] = value
-                    value.node.name = _join(path, name)
+        """The trainable tensors by path, "up.1.conv.w"; a shared tensor once, under its first path. Error messages
+        call a parameter by the path it was last asked for by."""
+        found = self._tensors(lambda t: t.node is not None and t.node.op is None)
+        for path, t in found.items():
+            t.node.name = path  # type: ignore[union-attr]
         return found
 
     def buffers(self) -> dict[str, Tensor]:
         """The tensors that are saved with the parameters but not trained, by path."""
-        return {
-            _join(path, name): value
-            for path, module in self.modules()
-            for name, value in module.members()
-            if isinstance(value, Tensor) and value.node is None
-        }
+        return self._tensors(lambda t: t.node is None)
+
+    def _tensors(self, wanted: Callable[[Tensor], bool]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for path, module in self.modules():
+            for name, value in module.members():
+                if isinstance(value, Tensor) and wanted(value) and id(value) not in seen:
+                    seen.add(id(value))
+                    found[_join(path, name)] = value
+        return found
 
     def count(self) -> int:
         """Number of trainable numbers."""
-        return sum(p.size for p in self.parameters().values())
+        return sum(p.size for p in self._tensors(lambda t: t.node is not None and t.node.op is None).values())
 
     # state
 
@@ -118,20 +119,23 @@ class Module:
                 unknown.append(key)
         missing = [k for k in (*tensors, *numbers) if k not in state]
         if missing or unknown:
-            raise CheckpointError(
-                f"the state does not fit {type(self).__name__}: "
-                + "; ".join(f"{word} {_some(keys)}" for word, keys in (("missing", missing), ("unknown", unknown)) if keys)
-                + "."
-            )
+            faults = [f"{word} {_some(keys)}" for word, keys in (("missing", missing), ("unknown", unknown)) if keys]
+            raise CheckpointError(f"the state does not fit {type(self).__name__}: {'; '.join(faults)}.")
         for key, t in tensors.items():
             if state[key].shape != t.shape:
                 raise CheckpointError(f"the state holds {key} of shape {state[key].shape}; this model needs {t.shape}.")
+        kept = {key: {k: np.array(v) for k, v in others[key].state().items()} for key in groups}
+        try:
+            for key, group in groups.items():
+                others[key].load(group)
+        except CheckpointError:
+            for key, group in kept.items():
+                others[key].load(group)
+            raise
         for key, t in tensors.items():
             t.assign(backend.move(np.array(state[key], dtype=t.dtype), t.device))
         for key, (module, name) in numbers.items():
             setattr(module, name, type(getattr(module, name))(np.asarray(state[key]).item()))
-        for key, group in groups.items():
-            others[key].load(group)
 
     # modes and places
 
@@ -193,6 +197,7 @@ class ModuleList(Module):
 
     def members(self):
         yield from ((str(i), m) for i, m in enumerate(self.items))
+        yield from ((name, value) for name, value in super().members() if name.partition(".")[0] != "items")
 
 
 class Sequential(ModuleList):

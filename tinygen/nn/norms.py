@@ -118,9 +118,14 @@ class SpectralNorm(Module):
         self.u, self.v = Tensor(u), Tensor(v)
 
     def sigma(self) -> Tensor:
-        """uᵀWv, the estimate of the largest singular value, differentiable in W."""
+        """uᵀWv/‖u‖‖v‖, the estimate of the largest singular value, differentiable in W. Training leaves u and v of
+        length 1; only their moving averages, which an EMA puts in their place, are shorter."""
         w = self.layer.w
-        return ops.sum(ops.matmul(self.u, ops.reshape(w, shape=(-1, w.shape[-1]))) * self.v)
+        s = ops.sum(ops.matmul(self.u, ops.reshape(w, shape=(-1, w.shape[-1]))) * self.v)
+        if self.training:
+            return s
+        xp = tape.backend.array_module([self.u.data])
+        return s * float(1 / (xp.linalg.norm(self.u.data) * xp.linalg.norm(self.v.data)))
 
     def forward(self, *args, **kwargs):
         if self.training and not tape.replaying():

@@ -58,6 +58,9 @@ def sinusoidal(t, features: int, *, max_period: float = 10000.0, flip: bool = Fa
     in float64, so that large t keep their phase.
     """
     h = features // 2
+    if h <= shift:
+        least = 2 * math.floor(shift) + 2
+        raise ShapeError(f"sinusoidal with shift {shift:g} needs at least {least} features, not {features}.")
     t = np.asarray(t, dtype=np.float64).reshape(-1, 1)
     angles = t * np.exp(-math.log(max_period) * np.arange(h) / (h - shift))
     halves = [np.cos(angles), np.sin(angles)] if flip else [np.sin(angles), np.cos(angles)]
@@ -67,13 +70,14 @@ def sinusoidal(t, features: int, *, max_period: float = 10000.0, flip: bool = Fa
 
 
 class SinusoidalEmbedding(Module):
-    """`sinusoidal` as a layer: t (N,) -> (N, features)."""
+    """`sinusoidal` as a layer: t (N,) -> (N, features), float64 for a float64 Tensor and float32 for all else."""
 
     def __init__(self, features: int, flip: bool = False, shift: float = 1.0, max_period: float = 10000.0):
         self.features, self.flip, self.shift, self.max_period = features, flip, shift, max_period
 
     def forward(self, t) -> Tensor:
-        return sinusoidal(t, self.features, max_period=self.max_period, flip=self.flip, shift=self.shift)
+        dtype = t.dtype if isinstance(t, Tensor) and t.dtype.kind == "f" else np.float32
+        return sinusoidal(t, self.features, max_period=self.max_period, flip=self.flip, shift=self.shift, dtype=dtype)
 
     def describe(self) -> str:
         return str(self.features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from .. import ops
+from .. import ops, tape
 from ..errors import TinygenError
 from ..rng import Rng
 from ..tensor import Tensor
@@ -118,6 +118,7 @@ class _Streams:
 
     def __init__(self, rng: Rng, step: int):
         self.rng, self.step, self.drawn = rng, step, {}
+        self.replaying = tape.replaying()
 
     def name(self, layer: str) -> str:
         count = self.drawn[layer] = self.drawn.get(layer, -1) + 1
@@ -132,7 +133,8 @@ def streams(rng: Rng, step: int):
     """Context manager that says where layers draw their noise from: `with nn.streams(rng, step): loss = …`.
 
     A layer's k-th call inside draws from the stream "<layer>.<k>" at `step`, so a step that is run again draws the same
-    numbers. A function under `recompute` opens its own `with nn.streams(…)`.
+    numbers. A function under `recompute` opens its own `with nn.streams(…)`: run again, it could not tell how far the
+    streams around it had been drawn from, and dropout raises.
     """
     global _streams
     before, _streams = _streams, _Streams(rng, step)
@@ -158,6 +160,9 @@ class Dropout(Module):
         if _streams is None:
             raise TinygenError("dropout in training draws from named streams: put `with nn.streams(rng, step):` around "
                                "the forward pass, or call .eval() on the network.")
+        if tape.replaying() and not _streams.replaying:
+            raise TinygenError("dropout inside recompute would drop other numbers when it is run again: open "
+                               "`with nn.streams(rng, step):` inside the function that is recomputed.")
         return ops.dropout(x, p=self.p, rng=_streams.rng, name=_streams.name(self.stream), step=_streams.step)
 
     def describe(self) -> str:

@@ -16,7 +16,8 @@ def summary(model: Module, *inputs, dtype=np.float32) -> str:
     inputs: for each argument of the model a shape, for which zeros are passed, or the tensor or array itself.
     FLOPs are the sum of the formulas of the operations a layer ran, its children's included (2 per multiply-add).
     """
-    args = [Tensor(np.zeros(x, dtype)) if isinstance(x, tuple) and all(isinstance(n, int) for n in x) else x for x in inputs]
+    shapes = [isinstance(x, tuple) and all(isinstance(n, int) for n in x) for x in inputs]
+    args = [Tensor(np.zeros(x, dtype)) if is_shape else x for x, is_shape in zip(inputs, shapes)]
     names = {id(m): path or type(m).__name__ for path, m in model.modules()}
     rows: list[list] = []
     stack: list[list] = []
