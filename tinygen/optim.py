@@ -63,7 +63,7 @@ def _progress(step: int, warm_up: int, steps: int) -> float:
 
 
 def global_norm(grads: dict[str, Tensor]) -> float:
-    """√(Σ‖g‖²) over all gradients, accumulated in float64."""
+    """√(Σ‖g‖²) over all gradients: each one's square in its own type, their sum in float64."""
     return math.sqrt(sum(_square(g.data) for g in grads.values()))
 
 
@@ -109,15 +109,21 @@ class Optimizer:
                 raise GradientError(f"parameter {name!r} is not a leaf made with requires_grad=True.")
         self.params, self.lr, self.clip_norm, self.ema = dict(params), lr, clip_norm, ema
         self.steps, self.norm = 0, None
+        tracked = {} if ema is None else ema.tensors()
+        self._averaged = {k for k, p in self.params.items() if tracked.get(k) is p}  # by the update's own pass
         xp = backend.array_module([p.data for p in params.values()])
         self.moments = {slot: {k: xp.zeros_like(p.data) for k, p in self.params.items()} for slot in self.slots}
 
     def step(self, grads: dict[str, Tensor]) -> None:
         """Update every parameter from {name: gradient}, in place. Raises GradientError for a missing or foreign
         gradient and NonFiniteError for a NaN or infinity in one, both before anything is changed."""
-        odd = set(self.params) ^ set(grads)
+        odd = set(self.params) ^ {k for k, g in grads.items() if g is not None}
         if odd:
             raise GradientError(f"step() needs one gradient for each parameter; these do not match: {sorted(odd)[:4]}.")
+        for k, p in self.params.items():
+            g = grads[k]
+            if g.shape != p.shape or g.dtype != p.dtype:
+                raise GradientError(f"step() got a gradient {g.shape} {g.dtype} for {k}, which is {p.shape} {p.dtype}.")
         squares = {k: _square(grads[k].data) for k in self.params}
         bad = [k for k, s in squares.items() if not math.isfinite(s)]
         if bad:
@@ -129,14 +135,15 @@ class Optimizer:
             scale = min(1.0, self.clip_norm / max(self.norm, 1e-12))
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
         self.steps += 1
-        average, decay = (self.ema.shadow, self.ema.next_decay()) if self.ema is not None else ({}, 0.0)
+        decay = 0.0 if self.ema is None else self.ema.next_decay()
+        average = {k: self.ema.shadow[k] for k in self._averaged} if self.ema is not None else {}
         for k, p in self.params.items():
             if not p.data.flags.c_contiguous or not getattr(p.data.flags, "writeable", True):
                 p.data = p.data.copy(order="C")
             self._update(k, p.data, grads[k].data, lr=lr, scale=scale, ema=average.get(k), ema_decay=decay)
             p.touch()
         if self.ema is not None:
-            self.ema.follow(decay, done=self.params)
+            self.ema.follow(decay, done=self._averaged)
 
     def _update(self, name: str, p, g, *, lr: float, scale: float, ema, ema_decay: float) -> None:
         raise NotImplementedError
@@ -151,11 +158,12 @@ class Optimizer:
         expected = {"steps", *(f"{slot}.{k}" for slot, group in self.moments.items() for k in group)}
         if expected ^ set(state):
             raise CheckpointError(f"the optimiser's state does not fit: {sorted(expected ^ set(state))[:4]}.")
-        for slot, group in self.moments.items():
-            for k, a in group.items():
-                if state[f"{slot}.{k}"].shape != a.shape:
-                    raise CheckpointError(f"the optimiser's {slot} of {k} has shape {state[f'{slot}.{k}'].shape}, not {a.shape}.")
-                a[...] = backend.move(np.array(state[f"{slot}.{k}"], dtype=a.dtype), backend.device_of(a))
+        moments = [(f"{slot}.{k}", a) for slot, group in self.moments.items() for k, a in group.items()]
+        for key, a in moments:
+            if state[key].shape != a.shape:
+                raise CheckpointError(f"the optimiser's {key} has shape {state[key].shape}, not {a.shape}.")
+        for key, a in moments:
+            a[...] = backend.move(np.array(state[key], dtype=a.dtype), backend.device_of(a))
         self.steps = int(np.asarray(state["steps"]).item())
 
 
@@ -184,16 +192,16 @@ class RMSProp(Optimizer):
 
     slots = ("square", "velocity")
 
-    def __init__(self, params, lr: float | Schedule = 1e-2, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
-                 weight_decay: float = 0.0, **shared):
+    def __init__(self, params, lr: float | Schedule = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
+                 momentum: float = 0.0, weight_decay: float = 0.0, **shared):
         self.slots = ("square", "velocity") if momentum else ("square",)
         super().__init__(params, lr, **shared)
         self.alpha, self.eps, self.momentum, self.weight_decay = alpha, eps, momentum, weight_decay
 
     def _update(self, name, p, g, **shared) -> None:
         velocity = self.moments["velocity"][name] if self.momentum else None
-        rmsprop.step(p, g, self.moments["square"][name], velocity, alpha=self.alpha, eps=self.eps, momentum=self.momentum,
-                     weight_decay=self.weight_decay, **shared)
+        rmsprop.step(p, g, self.moments["square"][name], velocity, alpha=self.alpha, eps=self.eps,
+                     momentum=self.momentum, weight_decay=self.weight_decay, **shared)
 
 
 class Adam(Optimizer):
@@ -202,8 +210,8 @@ class Adam(Optimizer):
     slots = ("m", "v")
     decoupled = False
 
-    def __init__(self, params, lr: float | Schedule = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0.0, **shared):
+    def __init__(self, params, lr: float | Schedule = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0, **shared):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"Adam: betas are in [0, 1), not {betas}.")
         super().__init__(params, lr, **shared)
@@ -215,12 +223,13 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): p shrinks by lr·weight_decay, apart from the moments."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): p shrinks by lr·weight_decay of itself, apart from
+    the moments."""
 
     decoupled = True
 
-    def __init__(self, params, lr: float | Schedule = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 1e-2, **shared):
+    def __init__(self, params, lr: float | Schedule = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 1e-2, **shared):
         super().__init__(params, lr, betas, eps, weight_decay, **shared)
 
 
@@ -230,18 +239,19 @@ class AdamW(Adam):
 class EMA:
     """Exponential moving average of a module's parameters and floating buffers; integer buffers are copied.
 
-    shadow ← d·shadow + (1 − d)·value with d = min(decay, (1 + n)/(10 + n)) after n updates, so that a short run does not
-    average in its initial values (warm_up=False: d = decay from the start). Pass it to an optimiser to update it in
-    the optimiser's own pass, or call update(). `with ema.applied():` runs the module with the averages.
+    shadow ← d·shadow + (1 − d)·value with d = min(decay, (1 + n)/(10 + n)) after n updates, so that a short run does
+    not average in its initial values (warm_up=False: d = decay from the start). Pass it to an optimiser to update it
+    in the optimiser's own pass, or call update(). `with ema.applied():` runs the module with the averages.
     """
 
     def __init__(self, module: Module, decay: float = 0.999, warm_up: bool = True):
         if not 0 <= decay < 1:
             raise ValueError(f"EMA: decay is in [0, 1), not {decay}.")
         self._module, self.decay, self.warm_up, self.updates = module, decay, warm_up, 0
-        self.shadow = {k: t.data.copy() for k, t in self._tensors().items()}
+        self.shadow = {k: t.data.copy() for k, t in self.tensors().items()}
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """What is averaged, by name: the module's parameters and buffers."""
         return {**self._module.parameters(), **self._module.buffers()}
 
     def next_decay(self) -> float:
@@ -251,7 +261,7 @@ class EMA:
     def follow(self, decay: float, done=()) -> None:
         """Count an update, and average what is not in `done`: those an optimiser has averaged already."""
         self.updates += 1
-        for k, t in self._tensors().items():
+        for k, t in self.tensors().items():
             if k in done:
                 continue
             shadow = self.shadow[k]
@@ -267,18 +277,19 @@ class EMA:
     @contextlib.contextmanager
     def applied(self):
         """Context manager: the module holds its averages inside, and its own values again afterwards."""
-        tensors = self._tensors()
+        tensors = self.tensors()
         own = {k: t.data for k, t in tensors.items()}
         for k, t in tensors.items():
             t.data = self.shadow[k]
         try:
             yield self._module
         finally:
-            for k, t in self._tensors().items():
+            for k, t in self.tensors().items():
                 t.data = own[k]
 
     def state(self) -> dict[str, np.ndarray]:
-        return {"updates": np.asarray(self.updates), **{f"shadow.{k}": backend.to_numpy(a) for k, a in self.shadow.items()}}
+        shadow = {f"shadow.{k}": backend.to_numpy(a) for k, a in self.shadow.items()}
+        return {"updates": np.asarray(self.updates), **shadow}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Take over a state. Raises CheckpointError if it does not fit."""
@@ -286,7 +297,9 @@ class EMA:
         if expected ^ set(state):
             raise CheckpointError(f"the moving average does not fit: {sorted(expected ^ set(state))[:4]}.")
         for k, a in self.shadow.items():
-            if state[f"shadow.{k}"].shape != a.shape:
-                raise CheckpointError(f"the moving average of {k} has shape {state[f'shadow.{k}'].shape}, not {a.shape}.")
+            shape = state[f"shadow.{k}"].shape
+            if shape != a.shape:
+                raise CheckpointError(f"the moving average of {k} has shape {shape}, not {a.shape}.")
+        for k, a in self.shadow.items():
             a[...] = backend.move(np.array(state[f"shadow.{k}"], dtype=a.dtype), backend.device_of(a))
         self.updates = int(np.asarray(state["updates"]).item())
