@@ -10,6 +10,8 @@ Reading order: ResBlock, AttentionBlock, UNet.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tinygen import nn, ops
@@ -32,8 +34,9 @@ class ResBlock(Module):
     "up" doubles both paths after the first activation. The sum is divided by `scale`.
     """
 
-    def __init__(self, channels: int, channels_out: int, time_features: int, *, groups: int, eps: float, activation: str,
-                 scale_shift: bool, dropout: float, scale: float = 1.0, resample: str | None = None, law, zero, rng):
+    def __init__(self, channels: int, channels_out: int, time_features: int, *, groups: int, eps: float,
+                 activation: str, scale_shift: bool, dropout: float, scale: float = 1.0, resample: str | None = None,
+                 law, zero, rng):
         silu = activation == "silu"
         self.norm1 = GroupNorm(groups, channels, eps, silu=silu)
         self.conv1 = Conv2d(channels, channels_out, 3, padding=1, law=law, rng=rng)
@@ -77,6 +80,8 @@ class AttentionBlock(Module):
     def __init__(self, channels: int, *, head_dim: int | None, groups: int | None, eps: float, scale: float = 1.0, law,
                  zero, rng):
         self.norm = GroupNorm(groups, channels, eps) if groups else None
+        if head_dim and channels % head_dim:
+            raise ValueError(f"UNet: {channels} channels do not split into heads of {head_dim}.")
         heads = channels // head_dim if head_dim else 1
         self.attention = nn.MultiHeadAttention(channels, heads, law=law, out_law=zero, rng=rng)
         self.scale = scale
@@ -119,14 +124,16 @@ class UNet(Module):
     H and W must be divisible by 2^(len(widths) − 1).
     """
 
-    def __init__(self, channels: int, widths: tuple[int, ...] = (128, 256, 256, 256), *, channels_out: int | None = None,
-                 layers: int = 2, attention: tuple[bool, ...] = (False, True, False, False), mid_block: bool = True,
+    def __init__(self, channels: int, widths: tuple[int, ...] = (128, 256, 256, 256), *,
+                 channels_out: int | None = None, layers: int = 2,
+                 attention: tuple[bool, ...] = (False, True, False, False), mid_block: bool = True,
                  mid_attention: bool = True, head_dim: int | None = None, groups: int = 32, eps: float = 1e-6,
                  mid_groups: int | None = None, time: str = "sinusoidal", time_features: int | None = None,
                  timesteps: int | None = None, flip: bool = False, shift: float = 1.0, fourier_scale: float = 16.0,
                  classes: int | None = None, class_embedding: str = "table", scale_shift: bool = False,
                  resample: str = "conv", asymmetric: bool = True, mid_scale: float = 1.0, activation: str = "silu",
-                 dropout: float = 0.0, centre_input: bool = False, law: str | float = "xavier", zero: bool = True, rng=None):
+                 dropout: float = 0.0, centre_input: bool = False, law: str | float = "xavier", zero: bool = True,
+                 rng=None):
         if len(attention) != len(widths):
             raise ValueError(f"UNet: {len(attention)} attention switches for {len(widths)} widths; give one for each.")
         for name, value, choices in (("time", time, ("sinusoidal", "fourier", "learned")),
@@ -135,6 +142,8 @@ class UNet(Module):
                                      ("activation", activation, tuple(ACTIVATIONS))):
             if value not in choices:
                 raise ValueError(f"UNet: {name} is one of {', '.join(choices)}, not {value!r}.")
+        if time == "learned" and not timesteps:
+            raise ValueError("UNet: time='learned' needs timesteps, the number of entries of its table.")
         init = nn.Init(rng, "unet.init") if not isinstance(rng, nn.Init) and rng is not None else rng
         last = "zeros" if zero else law
         first, bottom = widths[0], widths[-1]
@@ -156,15 +165,15 @@ class UNet(Module):
         elif class_embedding == "table" and classes:
             self.class_table = nn.Embedding(classes, features, rng=init)
 
-        block = dict(groups=groups, eps=eps, activation=activation, scale_shift=scale_shift, dropout=dropout, law=law,
+        block: dict[str, Any] = dict(groups=groups, eps=eps, activation=activation, scale_shift=scale_shift, dropout=dropout, law=law,
                      zero=last, rng=init)
-        heads = dict(head_dim=head_dim, eps=eps, law=law, zero=last, rng=init)
+        heads: dict[str, Any] = dict(head_dim=head_dim, eps=eps, law=law, zero=last, rng=init)
 
         # down: at each resolution `layers` blocks, then halve; what is computed on the way is kept for the way up
         self.conv_in = Conv2d(channels, first, 3, padding=1, law=law, rng=init)
         self.down, kept, c = [], [first], first
         for level, width in enumerate(widths):
-            stage = {"blocks": [], "attentions": [], "resample": []}
+            stage: dict[str, list] = {"blocks": [], "attentions": [], "resample": []}
             for _ in range(layers):
                 stage["blocks"].append(ResBlock(c, width, features, **block))
                 if attention[level]:
@@ -173,12 +182,12 @@ class UNet(Module):
                 kept.append(c)
             if level < len(widths) - 1:
                 stage["resample"].append(ResBlock(c, c, features, resample="down", **block) if resample == "resnet" else
-                                         nn.Downsample(c, asymmetric=asymmetric, rng=init))
+                                         nn.Downsample(c, asymmetric=asymmetric, law=law, rng=init))
                 kept.append(c)
             self.down.append(stage)
 
         # middle
-        self.middle = []
+        self.middle: list[Module] = []
         if mid_block:
             self.middle.append(ResBlock(c, bottom, features, scale=mid_scale, **block))
             if mid_attention:
@@ -197,7 +206,7 @@ class UNet(Module):
                 c = width
             if level > 0:
                 stage["resample"].append(ResBlock(c, c, features, resample="up", **block) if resample == "resnet" else
-                                         nn.Upsample(c, rng=init))
+                                         nn.Upsample(c, law=law, rng=init))
             self.up.append(stage)
 
         self.norm_out = GroupNorm(groups, first, eps, silu=True)
@@ -206,9 +215,9 @@ class UNet(Module):
     def embed(self, t: np.ndarray) -> Tensor:
         """The features of times t (N,) before the two linear layers."""
         dtype = self.time1.w.dtype
-        if self.time_kind == "fourier":
+        if self.fourier is not None:
             return self.fourier(Tensor(np.asarray(t, dtype)))
-        if self.time_kind == "learned":
+        if self.time_table is not None:
             return self.time_table(np.asarray(t, np.int64))
         return nn.sinusoidal(t, self.time1.w.shape[0], flip=self.flip, shift=self.shift, dtype=dtype)
 
@@ -216,17 +225,18 @@ class UNet(Module):
         n, height, width, _ = x.shape
         shrink = 2 ** (len(self.widths) - 1)
         if height % shrink or width % shrink:
-            raise ValueError(f"UNet: {len(self.widths)} resolutions need sides divisible by {shrink}, not {height}×{width}.")
+            raise ValueError(f"UNet: {len(self.widths)} resolutions need sides divisible by {shrink}, "
+                             f"not {height}×{width}.")
         t = np.broadcast_to(np.asarray(t), (n,))
-        time = self.time2(ops.silu(self.time1(self.embed(t))))
-        if labels is not None and self.class_kind == "identity":
-            time = time + labels
-        elif labels is not None and self.class_kind == "timestep":
-            time = time + self.class2(ops.silu(self.class1(self.embed(labels))))
-        elif labels is not None and self.classes:
-            time = time + self.class_table(labels)
-        elif (labels is None) == bool(self.classes):
+        if (labels is None) == bool(self.classes or self.class_kind != "table"):
             raise ValueError("UNet: labels are passed if, and only if, the network has classes.")
+        time = self.time2(ops.silu(self.time1(self.embed(t))))
+        if self.class_kind == "identity":
+            time = time + labels
+        elif self.class_kind == "timestep":
+            time = time + self.class2(ops.silu(self.class1(self.embed(labels))))
+        elif self.classes:
+            time = time + self.class_table(labels)
         time = ops.silu(time)  # every block takes SiLU of it: once for all
 
         if self.centre_input:
