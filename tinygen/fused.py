@@ -35,8 +35,9 @@ class FusedOp(Op):
     def __call__(self, *inputs, impl: str | None = None, **attrs):
         if impl not in (None, "law", "kernel"):
             raise ValueError(f"{self.name}: impl is 'law' or 'kernel', not {impl!r}.")
-        inputs, attrs = tape.trace.bind(self, inputs, attrs)
-        inputs = tuple(t if type(t) is Tensor else tape.trace.constant(self, t) for t in inputs)
+        if len(inputs) != self._arity or attrs and not attrs.keys() <= self._attr_names:
+            inputs, attrs = tape.trace.bind(self, inputs, attrs)
+        inputs = tuple([t if type(t) is Tensor else tape.trace.constant(self, t) for t in inputs])
         if impl == "law" or impl is None and not self.takes(*inputs, **attrs):
             attrs = self.defaults | attrs
             if self.prepare is not None:
@@ -50,7 +51,10 @@ class FusedOp(Op):
 
 def float32_only(*inputs, **attrs) -> bool:
     """The usual condition for a kernel: every float input is float32."""
-    return all(t.dtype.kind != "f" or t.dtype.itemsize == 4 for t in inputs if isinstance(t, Tensor))
+    for t in inputs:
+        if type(t) is Tensor and t.data.dtype.kind == "f" and t.data.dtype.itemsize != 4:
+            return False
+    return True
 
 
 def fused(law: Callable, *, name: str, forward: Callable, vjp: dict[tuple[str, ...], Callable],
