@@ -12,6 +12,7 @@ The slow tests of tests/test_model_gan.py and test_model_dcgan.py call the same 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +20,11 @@ from typing import Any
 
 import numpy as np
 
-import tinygen as tg
-from tinygen import config, data, metrics, models, run
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import tinygen as tg  # noqa: E402
+from bench import record  # noqa: E402
+from tinygen import config, data, metrics, models, run  # noqa: E402
 
 SAMPLES = 4096
 
@@ -121,8 +125,6 @@ def latent_tools(model, seed: int = 0, trials: int = 200) -> dict[str, Any]:
 
 
 def main() -> None:
-    import record
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("ring8", "gan", "dcgan"))
     parser.add_argument("--seed", type=int, default=0)

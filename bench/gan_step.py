@@ -18,7 +18,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import record  # noqa: E402
 
 STEPS, WARM = 300, 100
 SIDES = ("tinygen", "torch", "torch-fused")
@@ -63,7 +68,7 @@ def torch_step(r1: float, fused: bool, threads: int) -> Callable[[int], Any]:
         x = batches[i % 14]
         with torch.no_grad():
             fake = G(torch.randn(64, 16))
-        on_real, on_fake = D(x), D(fake)
+        on_real, on_fake = D(torch.cat([x, fake])).split(64)
         d_loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
         objective = d_loss
         if r1:
@@ -109,9 +114,7 @@ def main() -> None:
         print(measure(args.one[0], float(args.one[1]), args.threads))
         return
 
-    import record
-
-    threads = {k: str(args.threads) for k in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    threads = {k: str(args.threads) for k in ("TINYGEN_THREADS", "OMP_NUM_THREADS")}
     result: dict[str, Any] = {"batch": 64, "steps": STEPS, "threads": args.threads}
     for r1 in (0.0, 0.5):
         rounds: dict[str, list[float]] = {side: [] for side in SIDES}

@@ -30,23 +30,22 @@ def machine() -> dict[str, Any]:
     import numba
     import numpy
 
+    from tinygen.kernels.threads import get_threads
+
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    threads = {k: v for k, v in os.environ.items() if k in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS",
-                                                            "NUMBA_NUM_THREADS")}
     return {"cpu": cpu, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(), "numpy": numpy.__version__, "numba": numba.__version__,
-            "threads": threads or "default", "load_at_end": [round(v, 2) for v in os.getloadavg()]}
+            "threads": get_threads(), "load_at_end": [round(v, 2) for v in os.getloadavg()]}
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
     """bench/results/NAME.json: the result, with the command, the commit and the machine."""
     path = ROOT / "bench" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    command = " ".join([*(f"{k}={v}" for k, v in os.environ.items() if k == "OPENBLAS_NUM_THREADS"), "python",
-                        os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
+    command = " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
     path.write_text(json.dumps({"command": command, "commit": commit(), "machine": machine(), **result}, indent=1,
                                ensure_ascii=False) + "\n")
     return path

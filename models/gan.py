@@ -175,11 +175,13 @@ class GAN(Module):
         """One round of Algorithm 1: D ascends against fakes that are constants to it; then G descends,
         through a D that stays as it is, on noise of its own."""
         x, k, D = batch.images, self.iteration, self.discriminator
-        self.train()
+        if not self.training:
+            self.train()
         with nn.streams(rng, k):
             with tg.no_grad():
                 fake = self.generator(self.noise(len(x), rng, "gan.z.d", k))
-            on_real, on_fake = D(x), D(fake)
+            logits = D(ops.concat(x, fake, axis=0))  # in one go: D treats each image by itself
+            on_real, on_fake = logits[: len(x)], logits[len(x) :]
             d_loss = self._loss.d(on_real, on_fake)
             objective = d_loss + self._penalty(x, fake, rng)
             self.d_optimizer.step(tg.grad(objective, self.d_optimizer.params))
