@@ -261,6 +261,8 @@ class EMA:
     def follow(self, decay: float, done=()) -> None:
         """Count an update, and average what is not in `done`: those an optimiser has averaged already."""
         self.updates += 1
+        if all(k in done for k in self.shadow):
+            return
         for k, t in self.tensors().items():
             if k in done:
                 continue
