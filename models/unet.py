@@ -29,9 +29,10 @@ ACTIVATIONS = {
 class ResBlock(Module):
     """GroupNorm → SiLU → conv 3×3 → + time → GroupNorm → SiLU → dropout → conv 3×3, added to the input.
 
-    x N,H,W,channels -> N,H',W',channels_out. t is SiLU of the time embedding (N, time_features); it is added before the
-    second norm, or with scale_shift becomes a scale and a shift after it: h·(1 + s) + b. resample "down" halves and
-    "up" doubles both paths after the first activation. The sum is divided by `scale`.
+    x N,H,W,channels -> N,H',W',channels_out. t is SiLU of the time embedding (N, time_features), which is
+    added before the second norm, or with scale_shift becomes a scale and a shift after it: h·(1 + s) + b. resample
+    "down" halves and "up" doubles both paths after the first activation. The sum is divided by `scale`. Another
+    activation takes the place of every SiLU here.
     """
 
     def __init__(self, channels: int, channels_out: int, time_features: int, *, groups: int, eps: float,
@@ -117,7 +118,8 @@ class UNet(Module):
     resample                 "conv" or "resnet" (a residual block that resamples) [downsample_type, upsample_type]
     asymmetric               pad strided convolutions right and below only [downsample_padding=0]
     mid_scale                the middle's sums are divided by it [mid_block_scale_factor]
-    activation, dropout      [act_fn, dropout]
+    activation, dropout      [act_fn, dropout]; the activation is the blocks': the layers of the time embedding, and
+                             the last one, have SiLU
     centre_input             x ← 2x − 1 first [center_input_sample]
     law                      initial law of all weights but those that start at zero: each block's last convolution,
                              the attentions' output, and the network's (Ho et al.); zero=False: none does
@@ -150,6 +152,7 @@ class UNet(Module):
         features = time_features or 4 * first
         self.centre_input, self.time_kind, self.class_kind = centre_input, time, class_embedding
         self.widths = tuple(widths)
+        self._activation = ACTIVATIONS[activation]
 
         # time and class
         self.time_table = nn.Embedding(timesteps, first, rng=init) if time == "learned" and timesteps else None
@@ -165,8 +168,8 @@ class UNet(Module):
         elif class_embedding == "table" and classes:
             self.class_table = nn.Embedding(classes, features, rng=init)
 
-        block: dict[str, Any] = dict(groups=groups, eps=eps, activation=activation, scale_shift=scale_shift, dropout=dropout, law=law,
-                     zero=last, rng=init)
+        block: dict[str, Any] = dict(groups=groups, eps=eps, activation=activation, scale_shift=scale_shift,
+                                     dropout=dropout, law=law, zero=last, rng=init)
         heads: dict[str, Any] = dict(head_dim=head_dim, eps=eps, law=law, zero=last, rng=init)
 
         # down: at each resolution `layers` blocks, then halve; what is computed on the way is kept for the way up
@@ -237,7 +240,7 @@ class UNet(Module):
             time = time + self.class2(ops.silu(self.class1(self.embed(labels))))
         elif self.classes:
             time = time + self.class_table(labels)
-        time = ops.silu(time)  # every block takes SiLU of it: once for all
+        time = self._activation(time)  # every block takes this of it: once for all
 
         if self.centre_input:
             x = 2.0 * x - 1.0
