@@ -1,7 +1,7 @@
 """Denoising diffusion: a U-Net learns to tell the noise in a picture, and draws by taking noise away.
 
-Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models"; sampling also by DDIM (Song et al. 2021). Training is
-Algorithm 1: draw x₀, t and ε, take a gradient step on ‖ε − ε_θ(√ᾱ x₀ + √(1−ᾱ) ε, t)‖². The mathematics is in
+Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models"; sampling also by DDIM (Song et al. 2021). Training
+is Algorithm 1: draw x₀, t and ε, take a gradient step on ‖ε − ε_θ(√ᾱ x₀ + √(1−ᾱ) ε, t)‖². The mathematics is in
 diffusion.py, the network in unet.py; sampling uses the moving average of the weights.
 """
 
@@ -38,11 +38,15 @@ class Config:
     T: int = field(1000, "steps of the diffusion")
     schedule: str = field("cosine", "how the noise grows", choices=SCHEDULES)
     target: str = field("eps", "what the network predicts", choices=TARGETS)
-    variance: str = field("small", "of the reverse steps: β̃ (small) or β (large; with β̃_2 in the first step, or without: beta)", choices=VARIANCES)
+    variance: str = field(
+        "small",
+        "of the reverse steps: β̃ (small) or β (large; with β̃_2 in the first step, or without: beta)",
+        choices=VARIANCES,
+    )
     batch_size: int = field(64, "images in a training step")
     flip: bool = field(False, "mirror half of the training images")
     lr: float = field(1e-3, "learning rate of Adam")
-    decay_steps: int = field(0, "let the learning rate fall to zero on a cosine over so many steps; 0: constant")
+    decay_steps: int = field(3000, "steps over which the learning rate falls to a twentieth; 0: it stays")
     warm_up: int = field(100, "steps over which the learning rate rises")
     clip_norm: float = field(1.0, "largest global norm of the gradient")
     ema: float = field(0.995, "decay of the moving average of the weights")
@@ -53,8 +57,8 @@ PRESETS = {
     # the CIFAR-10 network and settings of Ho et al. 2020, Appendix B, and their published code: 35.7 M parameters
     "paper": {
         "image_size": 32, "channels": 3, "widths": (128, 256, 256, 256), "layers": 2, "attention": (0, 1, 0, 0),
-        "groups": 32, "dropout": 0.1, "T": 1000, "schedule": "linear", "variance": "large", "batch_size": 128, "flip": True,
-        "lr": 2e-4, "warm_up": 5000, "ema": 0.9999,
+        "groups": 32, "dropout": 0.1, "T": 1000, "schedule": "linear", "variance": "large", "batch_size": 128,
+        "flip": True, "lr": 2e-4, "warm_up": 5000, "decay_steps": 0, "ema": 0.9999,
     },
 }  # fmt: skip
 
@@ -62,17 +66,24 @@ PRESETS = {
 class DDPM(nn.Module):
     """Denoising diffusion with a U-Net (Ho et al. 2020)."""
 
-    Config, PRESETS = Config, PRESETS
     data, steps = "digits", 3000
     saved = ("iteration",)
 
     def __init__(self, config: Config, rng: Rng):
         self.config = config
-        self.net = UNet(config.channels, config.widths, layers=config.layers, attention=tuple(map(bool, config.attention)),
-                        groups=config.groups, dropout=config.dropout, rng=nn.Init(rng, "ddpm.init"))
+        self.net = UNet(
+            config.channels,
+            config.widths,
+            layers=config.layers,
+            attention=tuple(map(bool, config.attention)),
+            groups=config.groups,
+            dropout=config.dropout,
+            rng=nn.Init(rng, "ddpm.init"),
+        )
         self.ema = EMA(self.net, config.ema)
-        rate = (cosine(config.lr, config.decay_steps, config.warm_up) if config.decay_steps
-                else constant(config.lr, config.warm_up))
+        rate = constant(config.lr, config.warm_up)
+        if config.decay_steps:
+            rate = cosine(config.lr, config.decay_steps, config.warm_up, end=config.lr / 20)
         self.optimizer = Adam(self.net.parameters(), rate, clip_norm=config.clip_norm, ema=self.ema)
         self.iteration = 0
         self._diffusion = Diffusion(config.T, config.schedule, config.target)
@@ -93,10 +104,13 @@ class DDPM(nn.Module):
         """Yields (index, x, x̂₀) after each step of a sampler that starts from the noise x."""
         self.net.eval()
         if sampler == "ddpm":
-            return self._diffusion.sample_ddpm(self.net, x, rng, variance=self.config.variance, clip=clip, name="sample.ddpm")
+            return self._diffusion.sample_ddpm(
+                self.net, x, rng, variance=self.config.variance, clip=clip, name="sample.ddpm"
+            )
         if sampler == "ddim":
-            return self._diffusion.sample_ddim(self.net, x, rng, steps=steps, eta=eta, clip=clip, spacing=spacing,
-                                               name="sample.ddim")
+            return self._diffusion.sample_ddim(
+                self.net, x, rng, steps=steps, eta=eta, clip=clip, spacing=spacing, name="sample.ddim"
+            )
         raise ConfigError(f"there is no sampler {sampler!r}; there are ddim and ddpm.")
 
     def noise(self, n: int, rng: Rng) -> Tensor:
@@ -104,8 +118,17 @@ class DDPM(nn.Module):
         c = self.config
         return rng.normal("sample.x_T", 0, (n, c.image_size, c.image_size, c.channels)).to(self.net.conv_in.w.device)
 
-    def sample(self, n: int, rng: Rng, *, sampler: str = "ddim", steps: int = 50, eta: float = 0.0, clip: bool = True,
-               spacing: str = "trailing") -> Tensor:
+    def sample(
+        self,
+        n: int,
+        rng: Rng,
+        *,
+        sampler: str = "ddim",
+        steps: int = 50,
+        eta: float = 0.0,
+        clip: bool = True,
+        spacing: str = "trailing",
+    ) -> Tensor:
         """n images N,H,W,C in [−1, 1], by the averaged weights.
 
         sampler: "ddim" in `steps` steps with noise η, or "ddpm" in all T; spacing of DDIM's steps: leading, linspace or
@@ -129,11 +152,13 @@ class DDPM(nn.Module):
         rows = []
         for sample in range(8):
             for which in (0, 1):
-                rows.append(np.concatenate([np.pad(c[which][sample], ((1, 1), (1, 1), (0, 0))) for c in columns], axis=1))
+                rows.append(
+                    np.concatenate([np.pad(c[which][sample], ((1, 1), (1, 1), (0, 0))) for c in columns], axis=1)
+                )
         return {"denoising": np.concatenate(rows, axis=0)}
 
     def evaluate(self, dataset, rng: Rng, *, images: int = 64) -> dict[str, float]:
-        """The variational bound on held-out images, by term, in bits per dimension (Ho et al., Table 1 and Figure 4)."""
+        """The variational bound on held-out images, by term, in bits per dimension (Ho et al., Tables 1 and 2)."""
         data = dataset.images[:images]
         levels = len(np.unique(dataset.images))  # 17 grey values in the digits, 256 elsewhere
         levels = levels if levels < 64 else 256
@@ -150,6 +175,8 @@ class DDPM(nn.Module):
             "bits_per_dim.images": len(x0),
             "bits_per_dim.levels": levels,
         }
+
+    Config, PRESETS = Config, PRESETS
 
 
 MODEL = DDPM

@@ -1,7 +1,7 @@
 """The mathematics of Gaussian diffusion: schedules, the two directions, samplers, the bound. No network in here.
 
-Sources: Ho et al. 2020 ("DDPM", equation numbers below unless said otherwise), Nichol & Dhariwal 2021 ("iDDPM"), Song et
-al. 2021 ("DDIM"), Salimans & Ho 2022 (v). Step t of the papers runs over 1..T; the network and the arrays here use the
+Sources: Ho et al. 2020 ("DDPM", equation numbers below unless said otherwise), Nichol & Dhariwal 2021 ("iDDPM"), Song
+et al. 2021 ("DDIM"), Salimans & Ho 2022 (v). Step t of the papers runs over 1..T; the network and the arrays here use the
 index i = t − 1 in 0..T−1, so ᾱ[0] = 1 − β₁ and ᾱ of "before the first step" is 1.
 
     x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε                                                  (4)
@@ -129,10 +129,13 @@ class Diffusion:
 
     def eps_mean(self, eps: Tensor, x: Tensor, i: np.ndarray) -> Tensor:
         """The same mean in terms of ε: (x_t − β_t/√(1−ᾱ_t) ε)/√α_t of (11)."""
-        return (x - _per_sample(self.beta[i] / np.sqrt(1 - self.abar[i]), x) * eps) * _per_sample(self.alpha[i] ** -0.5, x)
+        return (x - _per_sample(self.beta[i] / np.sqrt(1 - self.abar[i]), x) * eps) * _per_sample(
+            self.alpha[i] ** -0.5, x
+        )
 
-    def sample_ddpm(self, model: Model, x: Tensor, rng: Rng, *, variance: str = "large", clip: bool = True,
-                    name: str = "ddpm") -> Iterator[tuple[int, Tensor, Tensor]]:
+    def sample_ddpm(
+        self, model: Model, x: Tensor, rng: Rng, *, variance: str = "large", clip: bool = True, name: str = "ddpm"
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Ancestral sampling (Algorithm 2) from x = x_T: yields (i, x_{t−1}, x̂₀) after each of the T steps. No noise is
         added in the last one. Noise comes from the stream `name`, step i."""
         sigma = np.sqrt(self.variance(variance))
@@ -159,8 +162,18 @@ class Diffusion:
                 return np.round(np.arange(self.T, 0, -self.T / count)[:count]).astype(int)[::-1] - 1
         raise ConfigError(f"there is no spacing {spacing!r}; there are {', '.join(SPACINGS)}.")
 
-    def sample_ddim(self, model: Model, x: Tensor, rng: Rng | None = None, *, steps: int = 50, eta: float = 0.0,
-                    clip: bool = True, spacing: str = "trailing", name: str = "ddim") -> Iterator[tuple[int, Tensor, Tensor]]:
+    def sample_ddim(
+        self,
+        model: Model,
+        x: Tensor,
+        rng: Rng | None = None,
+        *,
+        steps: int = 50,
+        eta: float = 0.0,
+        clip: bool = True,
+        spacing: str = "trailing",
+        name: str = "ddim",
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """DDIM (Song et al. 2021, eq. 12 and 16) over a subsequence of the steps: yields (i, x_{t'}, x̂₀) after each.
 
         x_{t'} = √ᾱ_{t'} x̂₀ + √(1−ᾱ_{t'}−σ²) ε̂ + σz with σ = η √((1−ᾱ_{t'})/(1−ᾱ_t)) √(1−ᾱ_t/ᾱ_{t'}); t' is the step
@@ -177,7 +190,7 @@ class Diffusion:
                 at = np.full(x.shape[0], i)
                 x0, eps = self.x0_and_eps(x, at, model(x, at), clip)
                 x = float(np.sqrt(before)) * x0 + float(np.sqrt(max(1 - before - sigma**2, 0.0))) * eps
-                if sigma > 0:
+                if rng is not None and sigma > 0:
                     x = x + float(sigma) * rng.normal(name, i, x.shape, dtype=x.dtype)
             yield i, x, x0
 
@@ -198,8 +211,17 @@ class Diffusion:
 
     # ---- the variational bound
 
-    def bound_term(self, model: Model, x0: Tensor, i: int, eps: Tensor, *, variance: str = "large", clip: bool = True,
-                   levels: int | None = 256) -> np.ndarray:
+    def bound_term(
+        self,
+        model: Model,
+        x0: Tensor,
+        i: int,
+        eps: Tensor,
+        *,
+        variance: str = "large",
+        clip: bool = True,
+        levels: int | None = 256,
+    ) -> np.ndarray:
         """L_{t−1} of (5) for each sample (N,), in nats, at t = i + 1, for one draw of ε.
 
         For t > 1 the divergence of two Gaussians, between the posterior (7) and the model's step. For t = 1 the decoder
@@ -224,12 +246,25 @@ class Diffusion:
         x0 = np.asarray(x0, np.float64)
         return 0.5 * (a * x0**2 + (1 - a) - 1 - np.log(1 - a)).sum(axis=tuple(range(1, x0.ndim)))
 
-    def bound(self, model: Model, x0: Tensor, rng: Rng, *, variance: str = "large", clip: bool = True,
-              levels: int | None = 256, name: str = "bound") -> dict[str, np.ndarray]:
+    def bound(
+        self,
+        model: Model,
+        x0: Tensor,
+        rng: Rng,
+        *,
+        variance: str = "large",
+        clip: bool = True,
+        levels: int | None = 256,
+        name: str = "bound",
+    ) -> dict[str, np.ndarray]:
         """The variational bound on −log p(x₀) by term, in nats a sample: "L_T" (N,), "L_t" (T, N) with L_0 first, and
         "total" (N,). One ε a term, from the stream `name`, step i."""
-        terms = [self.bound_term(model, x0, i, rng.normal(name, i, x0.shape, dtype=x0.dtype), variance=variance, clip=clip,
-                                 levels=levels) for i in range(self.T)]
+        terms = [
+            self.bound_term(
+                model, x0, i, rng.normal(name, i, x0.shape, dtype=x0.dtype), variance=variance, clip=clip, levels=levels
+            )
+            for i in range(self.T)
+        ]
         prior = self.prior_term(x0.numpy())
         return {"L_T": prior, "L_t": np.stack(terms), "total": prior + np.sum(terms, axis=0)}
 
