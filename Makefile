@@ -1,0 +1,64 @@
+# make demo   trains a diffusion model on digits, samples it, scores it, and says where to look
+# make test   everything that is checked: style, types, tests
+# Each makes .venv first. PYTHON chooses the interpreter it is made with: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+RUN ?= runs/demo
+
+.PHONY: help demo test lint unit slow wheel-test clean distclean
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+	@echo 'make lint   ruff and mypy            make unit        the tests alone'
+	@echo 'make slow   the tests that train     make wheel-test  wheel, sdist and editable install, each in a clean .venv'
+	@echo 'make clean  what was built           make distclean   that, .venv and compiled kernels'
+
+$(VENV)/made: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'tinygen needs Python 3.11 or newer; name one: make PYTHON=python3.12 …'; exit 1; }
+	@echo 'making $(VENV) and installing tinygen in it'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/made-dev: $(VENV)/made
+	@echo 'installing what the tests need'
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+# A demo never overwrites another: the next one goes to runs/demo-2, and so on.
+demo: $(VENV)/made
+	@run=$(RUN); n=1; while [ -e $$run ]; do n=$$((n + 1)); run=$(RUN)-$$n; done; \
+	$(BIN)/tinygen train ddpm --data digits --preset small --out $$run && \
+	$(BIN)/tinygen sample $$run -n 100 --sampler ddim -o $$run/grid.png && \
+	$(BIN)/tinygen evaluate $$run --metric frechet --metric labels --metric memorisation && \
+	printf '\nLook at\n  %-34s %s\n  %-34s %s\n  %-34s %s\n  %-34s %s\n' \
+		$$run/grid.png 'a hundred samples' \
+		$$run/figures/denoising.png 'from noise to digit, step by step' \
+		$$run/loss.png 'the loss' \
+		$$run/report.html 'all of it on one page'
+
+test: lint unit
+
+lint: $(VENV)/made-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+unit: $(VENV)/made-dev
+	@$(BIN)/python -m pytest -q
+
+slow: $(VENV)/made-dev
+	@$(BIN)/python -m pytest -q -m slow
+
+wheel-test: $(VENV)/made-dev
+	@.ci/wheel-test $(BIN)/python
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+
+distclean: clean
+	rm -rf $(VENV)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
