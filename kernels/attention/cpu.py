@@ -17,7 +17,7 @@ from tinygen.kernels.threads import WORTH, get_threads, matmul, share
 _BLOCK = 1 << 18
 # Queries in one block under a causal mask: fewer skip more of the keys that no query of the block may see,
 # more make better matrix products.
-_CAUSAL_ROWS = 128
+_CAUSAL_ROWS = 64
 # Below this many scores waking a thread costs more than it saves.
 _SERIAL = 50_000
 # What calling BLAS for one small matrix costs, in multiply-adds.
