@@ -2,9 +2,9 @@
 
     python bench/ddpm_quality.py [--seed S] [--steps N] [--out FOLDER] [--dry]
 
-Fréchet distance to held-out digits over the real-against-real floor at equal N on two named extractors, the shares of the
-ten digits by a held-out judge, the memorisation ratio (all of tinygen.metrics.score_digits), and the variational bound in
-bits per dimension with its terms. The slow test of tests/test_model_ddpm.py calls the same function.
+Fréchet distance to held-out digits over the real-against-real floor at equal N on two named extractors, the shares of
+the ten digits by a held-out judge, the memorisation ratio (all of tinygen.metrics.score_digits), and the variational
+bound in bits per dimension with its terms. The slow test of tests/test_model_ddpm.py calls the same function.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ the machine was doing. "bare" is NumPy's own call; "backward" is forward and bac
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -54,18 +53,20 @@ def chained(f: Callable, x, n: int = CHAIN):
     return x
 
 
+def measure_one(bare: Callable, ours: Callable) -> dict[str, float]:
+    x = tg.Tensor(a, requires_grad=True)
+    numpy = best(lambda: chained(bare, a), CHAIN)
+    constant = best(lambda: chained(ours, tg.Tensor(a)), CHAIN)
+    forward = best(lambda: chained(ours, x), CHAIN)
+    both = best(lambda: tg.grad(chained(ours, x), x, one), CHAIN)
+    single = best(lambda: [tg.grad(ours(x), x, one) for _ in range(CHAIN)], CHAIN)
+    row = {"bare": numpy, "not recorded, over bare": constant - numpy, "forward, over bare": forward - numpy,
+           "backward": both - forward, "single with its own grad": single}
+    return {what: round(v, 2) for what, v in row.items()}
+
+
 def measure() -> dict[str, dict[str, float]]:
-    table = {}
-    for name, (bare, ours) in OPERATIONS.items():
-        x = tg.Tensor(a, requires_grad=True)
-        numpy = best(lambda: chained(bare, a), CHAIN)
-        constant = best(lambda: chained(ours, tg.Tensor(a)), CHAIN)
-        forward = best(lambda: chained(ours, x), CHAIN)
-        both = best(lambda: tg.grad(chained(ours, x), x, one), CHAIN)
-        single = best(lambda: [tg.grad(ours(x), x, one) for _ in range(CHAIN)], CHAIN)
-        table[name] = {"bare": numpy, "not recorded, over bare": constant - numpy, "forward, over bare": forward - numpy,
-                       "backward": both - forward, "single with its own grad": single}
-    return {k: {what: round(v, 2) for what, v in row.items()} for k, row in table.items()}
+    return {name: measure_one(bare, ours) for name, (bare, ours) in OPERATIONS.items()}
 
 
 def main() -> None:
@@ -80,7 +81,6 @@ def main() -> None:
     if not dry:
         result = {"targets": {"forward, over bare": 2.0, "backward": 6.0}, "microseconds": table}
         print(record.write("dispatch", result))
-        json.dumps(result)
 
 
 if __name__ == "__main__":

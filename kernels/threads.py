@@ -90,13 +90,12 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
         (m, k), n = a.shape, b.shape[1]
         if m * n * k < WORTH or _count == 1:
             return np.matmul(a, b, out=out)
-        if out is None:
-            out = np.empty((m, n), np.result_type(a, b))
+        y = np.empty((m, n), np.result_type(a, b)) if out is None else out
         if m >= n:
-            share(m, lambda i, j: np.matmul(a[i:j], b, out=out[i:j]), least=32)
+            share(m, lambda i, j: np.matmul(a[i:j], b, out=y[i:j]), least=32)
         else:
-            share(n, lambda i, j: np.matmul(a, b[:, i:j], out=out[:, i:j]), least=32)
-        return out
+            share(n, lambda i, j: np.matmul(a, b[:, i:j], out=y[:, i:j]), least=32)
+        return y
     if a.ndim == b.ndim > 2 and a.shape[:-2] == b.shape[:-2] and a.size * b.shape[-1] >= WORTH and _count > 1:
         stack = a.shape[:-2]
         if out is None:

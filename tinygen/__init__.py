@@ -35,8 +35,8 @@ single_threaded_blas()  # the threads are kernels/threads.py's to hand out
 # Imported when first used, so that `import tinygen` stays quick: they bring Numba, SciPy or Pillow with them.
 _LATER = {
     "Rng": ".rng", "audit": ".audit", "check": ".audit.check", "checkpoint": ".checkpoint", "config": ".config",
-    "data": ".data", "kernels": ".kernels", "losses": ".losses", "metrics": ".metrics", "models": ".models", "nn": ".nn",
-    "optim": ".optim", "train": ".train",
+    "data": ".data", "kernels": ".kernels", "losses": ".losses", "metrics": ".metrics", "models": ".models",
+    "nn": ".nn", "optim": ".optim", "train": ".train",
 }  # fmt: skip
 
 
@@ -54,8 +54,8 @@ def __dir__():
 
 
 __all__ = [
-    "CheckpointError", "ConfigError", "DataError", "DeviceError", "DtypeError", "GradientError", "NonFiniteError", "Rng",
-    "ShapeError", "StaleGraphError", "Tensor", "TinygenError", "UnusedParameterError", "UserError", "audit", "backend",
-    "check", "checkpoint", "config", "data", "device", "devices", "errors", "get_threads", "grad", "kernels", "losses", "metrics",
-    "models", "nn", "no_grad", "ops", "optim", "recompute", "set_threads", "train",
+    "CheckpointError", "ConfigError", "DataError", "DeviceError", "DtypeError", "GradientError", "NonFiniteError",
+    "Rng", "ShapeError", "StaleGraphError", "Tensor", "TinygenError", "UnusedParameterError", "UserError", "audit",
+    "backend", "check", "checkpoint", "config", "data", "device", "devices", "errors", "get_threads", "grad",
+    "kernels", "losses", "metrics", "models", "nn", "no_grad", "ops", "optim", "recompute", "set_threads", "train",
 ]  # fmt: skip

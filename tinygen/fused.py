@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import tape
+from .node import Node
 from .tape import Op, grad, pull, recording
 from .tensor import Tensor, wrap
 
@@ -107,8 +108,8 @@ def _gradient_op(parent: FusedOp, which: list[int], backward: Callable, outputs:
             found = _pull_all(y if outputs > 1 else (y,), gs, [t.node for t in there], create_graph=True)
         return tuple(_zeros(t) if gx is None else gx for t, gx in zip(there, found))
 
-    made = Op(forward, name=f"{parent.name}_grad", flops=lambda *a, **k: 2 * parent.flops(
-        *a[outputs:], **{x: v for x, v in k.items() if x != "hint"}))
+    forward_flops: Callable = parent.flops or (lambda *a, **k: 0)
+    made = Op(forward, name=f"{parent.name}_grad", flops=lambda *a, hint=None, **k: 2 * forward_flops(*a[outputs:], **k))
     names = ", ".join(parent.inputs[i] for i in which)
     made.__doc__ = f"The gradients of {parent.name} with respect to {names}."
     made.law = law
@@ -233,7 +234,8 @@ def _nodes(inputs) -> list:
 
 def _outside(root, mark: int, own: set) -> list:
     """The nodes older than `mark` that the graph below `root` reaches, not counting ways through `own`."""
-    seen, stack, found = {root, *own}, [root], []
+    seen, stack = {root, *own}, [root]
+    found: list[Node] = []
     while stack:
         for parent in stack.pop().parents:
             if parent is None or parent in seen:

@@ -19,6 +19,16 @@ class Node:
 
     __slots__ = ("op", "id", "parents", "attrs", "inputs", "output", "shapes", "hint", "shape", "dtype", "site")
     op: Any
+    id: int
+    parents: Any
+    attrs: dict[str, Any]
+    inputs: Any
+    output: Any
+    shapes: Any
+    hint: Any
+    shape: Any
+    dtype: Any
+    site: tuple[Any, int] | None
     name: str | None = None
 
     def free(self) -> None:
@@ -34,6 +44,7 @@ class Leaf(Node):
     """The node of a tensor that gradients end at; a parameter gets its name from its module."""
 
     __slots__ = ("name",)
+    name: str | None
 
 
 def leaf(shape, dtype, kind: type[Node] = Leaf) -> Any:
@@ -41,7 +52,7 @@ def leaf(shape, dtype, kind: type[Node] = Leaf) -> Any:
     node = kind()
     node.op, node.id, node.parents, node.attrs = None, next(numbers), (), {}
     node.inputs = node.output = node.shapes = node.hint = node.site = None
-    if kind is Leaf:
+    if isinstance(node, Leaf):
         node.name = None
     node.shape, node.dtype = shape, dtype
     return node

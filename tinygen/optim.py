@@ -108,7 +108,8 @@ class Optimizer:
             if p.node is None or p.node.op is not None:
                 raise GradientError(f"parameter {name!r} is not a leaf made with requires_grad=True.")
         self.params, self.lr, self.clip_norm, self.ema = dict(params), lr, clip_norm, ema
-        self.steps, self.norm = 0, None
+        self.steps = 0
+        self.norm: float | None = None
         tracked = {} if ema is None else ema.tensors()
         self._averaged = {k for k, p in self.params.items() if tracked.get(k) is p}  # by the update's own pass
         xp = backend.array_module([p.data for p in params.values()])
@@ -131,8 +132,8 @@ class Optimizer:
                                  "nothing was updated.")
         scale = 1.0
         if self.clip_norm is not None:
-            self.norm = math.sqrt(sum(squares.values()))
-            scale = min(1.0, self.clip_norm / max(self.norm, 1e-12))
+            norm = self.norm = math.sqrt(sum(squares.values()))
+            scale = min(1.0, self.clip_norm / max(norm, 1e-12))
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
         self.steps += 1
         decay = 0.0 if self.ema is None else self.ema.next_decay()
@@ -171,7 +172,7 @@ class SGD(Optimizer):
     """Gradient descent with momentum and, optionally, Nesterov's look-ahead; PyTorch's form (the velocity starts as the
     first gradient; no dampening). weight_decay is an L2 penalty."""
 
-    slots = ("velocity",)
+    slots: tuple[str, ...] = ("velocity",)
 
     def __init__(self, params, lr: float | Schedule = 1e-2, momentum: float = 0.0, nesterov: bool = False,
                  weight_decay: float = 0.0, **shared):
@@ -190,7 +191,7 @@ class SGD(Optimizer):
 class RMSProp(Optimizer):
     """RMSprop (Tieleman & Hinton 2012): gradients divided by √ of their running mean square, eps outside the root."""
 
-    slots = ("square", "velocity")
+    slots: tuple[str, ...] = ("square", "velocity")
 
     def __init__(self, params, lr: float | Schedule = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
                  momentum: float = 0.0, weight_decay: float = 0.0, **shared):

@@ -12,6 +12,7 @@ import linecache
 import os
 import sys
 from itertools import islice
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def _is_inside(filename: str) -> bool:
 
 def call_site() -> tuple[Any, int] | None:
     """(code, offset) of the innermost caller outside the engine; models count as outside."""
-    frame = sys._getframe(3)
+    frame: FrameType | None = sys._getframe(3)
     while frame is not None:
         code = frame.f_code
         name = code.co_filename

@@ -5,6 +5,7 @@ channel j mod C. Each pass is then a loop over lanes with the channel's constant
 vectorises whatever C and the grouping are. See README.md for the formulas.
 """
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -15,7 +16,7 @@ from tinygen.kernels.threads import grain, share
 _ROW = 256
 # No "reassoc": nothing here needs a sum reordered, and (x - mean)·a + b must not become x·a + (b - mean·a),
 # which cancels when the mean is large.
-_FLAGS = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True, "nogil": True}
+_FLAGS: dict[str, Any] = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True, "nogil": True}
 
 
 def _row_length(P, C):

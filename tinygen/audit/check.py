@@ -31,8 +31,8 @@ def check_grads(fn: Callable, inputs: Any, order: int = 2, *, mode: str = "auto"
                 seed: int = 0) -> None:
     """Compare the gradients of fn, of all orders up to `order`, with central differences in float64.
 
-    fn(*inputs) -> Tensor or tuple of Tensors, of any shapes. inputs: a list of arrays or Tensors, or a dict of them (then
-    fn is called with keywords), or one of them; floats are converted to float64 and differentiated, everything else
+    fn(*inputs) -> Tensor or tuple of Tensors, of any shapes. inputs: a list of arrays or Tensors, or a dict of them
+    (then fn is called with keywords), or one of them; floats are converted to float64 and differentiated, everything else
     is passed as it is. mode: "full" checks every number of every input, "direction" one random direction an input
     (and finds the worst index by bisection when that fails), "auto" the first for inputs of up to 64 numbers.
 
@@ -203,12 +203,12 @@ def _blame(name, index, order, mine, theirs, line, x) -> None:
         slopes[h] = right - left
     gap = abs(slopes[5e-5])
     if gap > 1e-3 * max(1.0, abs(right), abs(left)) and gap > 0.5 * abs(slopes[1e-4]):
-        raise GradientError(f"{where}: order {order} cannot be checked at a kink; the slope is {left:.6g} from the left and "
-                            f"{right:.6g} from the right, the tape says {mine:.6g}. Move the input away from it.")
+        raise GradientError(f"{where}: order {order} cannot be checked at a kink; the slope is {left:.6g} from the left "
+                            f"and {right:.6g} from the right, the tape says {mine:.6g}. Move the input away from it.")
     near = _five_point(line, STEP / 10)  # was it the step that strode over a kink or a pole?
     if abs(near - mine) <= 1e-5 * max(1.0, abs(mine)) and abs(near - theirs) > 1e-5 * max(1.0, abs(theirs)):
-        raise GradientError(f"{where}: order {order} cannot be checked, a kink lies within {2 * STEP:g} of it: differences "
-                            f"with a smaller step give {near:.9g}, the tape says {mine:.9g}. Move the input away.")
+        raise GradientError(f"{where}: order {order} cannot be checked, a kink lies within {2 * STEP:g} of it: "
+                            f"differences with a smaller step give {near:.9g}, the tape says {mine:.9g}. Move the input away.")
     relative = abs(mine - theirs) / max(abs(theirs), 1e-300)
     raise GradientError(f"{where}: the gradient of order {order} is {mine:.9g} by the tape but {theirs:.9g} by central "
                         f"differences (relative difference {relative:.2g}).")
@@ -252,11 +252,15 @@ def _results(names: list[str] | None, order: int | None) -> Iterator[Result]:
         for k, case in enumerate(CASES[name]):
             highest = case.order if order is None else min(order, case.order)
             made = tape.registry[name]
-            label = f"case {k} " + " ".join(_shape(a) for a in case.inputs(k)) + (f" {case.attrs}" if case.attrs else "")
-            yield _run(name, label, highest, lambda c=case, o=made, n=highest, k=k: check_grads(
-                lambda *xs: o(*xs, **c.attrs), c.inputs(k), n))
+            label = f"case {k} " + " ".join(_shape(a) for a in case.inputs(k))
+            label += f" {case.attrs}" if case.attrs else ""
+            yield _run(name, label, highest, _check_case, case, made, k, highest)
             if made.law is not None and hasattr(made, "takes"):
-                yield _run(name, label + " kernel", min(2, highest), lambda c=case, o=made, k=k: _check_kernel(c, o, k))
+                yield _run(name, label + " kernel", min(2, highest), _check_kernel, case, made, k)
+
+
+def _check_case(case, made, k: int, order: int) -> None:
+    check_grads(lambda *xs: made(*xs, **case.attrs), case.inputs(k), order)
 
 
 def _check_kernel(case, made, k: int) -> None:
@@ -271,9 +275,9 @@ def _check_kernel(case, made, k: int) -> None:
             raise GradientError(f"the kernel's value differs from the law's by {error:.3g}.")
 
 
-def _run(name: str, label: str, order: int, check: Callable[[], None]) -> Result:
+def _run(name: str, label: str, order: int, check: Callable, *args) -> Result:
     try:
-        check()
+        check(*args)
     except TinygenError as error:
         return Result(name, label, order, False, str(error))
     return Result(name, label, order, True, "")

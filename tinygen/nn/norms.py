@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import ops, tape
@@ -95,7 +97,7 @@ class SpectralNorm(Module):
     not disturb each other; evaluation leaves them alone. The gradient flows through W, not through u and v.
     """
 
-    def __init__(self, layer: Module, iterations: int = 1, eps: float = 1e-12, warm_up: int = 15):
+    def __init__(self, layer: Any, iterations: int = 1, eps: float = 1e-12, warm_up: int = 15):
         self.layer, self.iterations, self.eps = layer, iterations, eps
         matrix = self._matrix(layer.w.data)
         u = np.random.Generator(np.random.Philox(key=matrix.shape)).standard_normal(matrix.shape[0])
@@ -141,7 +143,7 @@ class SpectralNorm(Module):
 class WeightNorm(Module):
     """A layer whose weight is w = g · v/‖v‖, the norm taken per output (Salimans & Kingma 2016, eq. 2)."""
 
-    def __init__(self, layer: Module):
+    def __init__(self, layer: Any):
         self.layer = layer
         v = layer.w.data
         axes = tuple(range(v.ndim - 1))

@@ -117,7 +117,8 @@ class _Streams:
     """The Rng and step that layers draw from while running, and how often each has drawn."""
 
     def __init__(self, rng: Rng, step: int):
-        self.rng, self.step, self.drawn = rng, step, {}
+        self.rng, self.step = rng, step
+        self.drawn: dict[str, int] = {}
         self.replaying = tape.replaying()
 
     def name(self, layer: str) -> str:

@@ -42,5 +42,15 @@ def case(name: str, *shapes, low: float | None = None, high: float | None = None
 
 
 from . import (  # noqa: E402, F401  (each file registers its cases when imported)
-    activations, attention, conv, elementwise, index, linalg, norm, pool, reduce, resample, shape,
+    activations,
+    attention,
+    conv,
+    elementwise,
+    index,
+    linalg,
+    norm,
+    pool,
+    reduce,
+    resample,
+    shape,
 )
