@@ -27,13 +27,13 @@ STEP = 1e-3  # of the difference quotient, relative to max(1, |x|)
 FULL = 64  # up to this many numbers in an input, each is checked; beyond it, a random direction is
 
 
-def check_grads(fn: Callable, inputs: Any, order: int = 2, *, mode: str = "auto", rtol: float = 1e-6, atol: float = 1e-8,
-                seed: int = 0) -> None:
+def check_grads(fn: Callable, inputs: Any, order: int = 2, *, mode: str = "auto", rtol: float = 1e-6,
+                atol: float = 1e-8, seed: int = 0) -> None:
     """Compare the gradients of fn, of all orders up to `order`, with central differences in float64.
 
     fn(*inputs) -> Tensor or tuple of Tensors, of any shapes. inputs: a list of arrays or Tensors, or a dict of them
-    (then fn is called with keywords), or one of them; floats are converted to float64 and differentiated, everything else
-    is passed as it is. mode: "full" checks every number of every input, "direction" one random direction an input
+    (then fn is called with keywords), or one of them; floats are converted to float64 and differentiated, everything
+    else is passed as it is. mode: "full" checks every number of every input, "direction" one random direction an input
     (and finds the worst index by bisection when that fails), "auto" the first for inputs of up to 64 numbers.
 
     Raises GradientError naming the order, the input, the index and both values; or saying that fn is not
@@ -203,12 +203,13 @@ def _blame(name, index, order, mine, theirs, line, x) -> None:
         slopes[h] = right - left
     gap = abs(slopes[5e-5])
     if gap > 1e-3 * max(1.0, abs(right), abs(left)) and gap > 0.5 * abs(slopes[1e-4]):
-        raise GradientError(f"{where}: order {order} cannot be checked at a kink; the slope is {left:.6g} from the left "
-                            f"and {right:.6g} from the right, the tape says {mine:.6g}. Move the input away from it.")
+        raise GradientError(f"{where}: order {order} cannot be checked at a kink; the slope is {left:.6g} from the "
+                            f"left and {right:.6g} from the right, the tape says {mine:.6g}. Move the input away from it.")
     near = _five_point(line, STEP / 10)  # was it the step that strode over a kink or a pole?
     if abs(near - mine) <= 1e-5 * max(1.0, abs(mine)) and abs(near - theirs) > 1e-5 * max(1.0, abs(theirs)):
         raise GradientError(f"{where}: order {order} cannot be checked, a kink lies within {2 * STEP:g} of it: "
-                            f"differences with a smaller step give {near:.9g}, the tape says {mine:.9g}. Move the input away.")
+                            f"differences with a smaller step give {near:.9g}, the tape says {mine:.9g}. Move the input "
+                            "away.")
     relative = abs(mine - theirs) / max(abs(theirs), 1e-300)
     raise GradientError(f"{where}: the gradient of order {order} is {mine:.9g} by the tape but {theirs:.9g} by central "
                         f"differences (relative difference {relative:.2g}).")

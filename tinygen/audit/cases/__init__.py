@@ -34,7 +34,7 @@ def case(name: str, *shapes, low: float | None = None, high: float | None = None
     """Register a case. Inputs are standard normal, or uniform in [low, high), of the shapes given; or make(rng)."""
 
     def draw(rng: np.random.Generator) -> tuple:
-        if low is not None:
+        if low is not None and high is not None:
             return tuple(rng.uniform(low, high, s) for s in shapes)
         return tuple(rng.standard_normal(s) for s in shapes)
 

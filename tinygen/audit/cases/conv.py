@@ -1,8 +1,10 @@
 """Cases of ops/conv.py."""
 
+from typing import Any
+
 from . import case
 
-GEOMETRY = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2), "groups": 2}
+GEOMETRY: dict[str, Any] = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2), "groups": 2}
 
 case("conv2d", (2, 4, 3, 2), (3, 2, 2, 3), (3,), padding="same")
 case("conv2d", (2, 4, 3, 4), (3, 2, 2, 4), (4,), **GEOMETRY)

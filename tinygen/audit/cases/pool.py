@@ -1,5 +1,7 @@
 """Cases of ops/pool.py."""
 
+from typing import Any
+
 import numpy as np
 
 from ... import ops
@@ -21,7 +23,7 @@ none, both = ((0, 0), (0, 0)), ((1, 1), (1, 1))
 for size, stride, padding, out in (((2, 2), (2, 2), none, (3, 2)), ((3, 3), (2, 2), both, (4, 3)),
                                    ((2, 3), (1, 2), ((1, 0), (0, 2)), (7, 3)),
                                    ((1, 2), (2, 3), none, (4, 2))):
-    window = {"size": size, "stride": stride, "padding": padding}
+    window: dict[str, Any] = {"size": size, "stride": stride, "padding": padding}
     case("sum_pool2d", image, **window)
     case("sum_unpool2d", (2, *out, 3), shape=image, **window)
     case("max_pool2d", make=_distinct, **window)
