@@ -43,8 +43,9 @@ class Node:
 class Leaf(Node):
     """The node of a tensor that gradients end at; a parameter gets its name from its module."""
 
-    __slots__ = ("name",)
+    __slots__ = ("name", "born")
     name: str | None
+    born: int  # its first number: nothing older depends on it, whatever `renew` has made of its number since
 
 
 def leaf(shape, dtype, kind: type[Node] = Leaf) -> Any:
@@ -53,7 +54,7 @@ def leaf(shape, dtype, kind: type[Node] = Leaf) -> Any:
     node.op, node.id, node.parents, node.attrs = None, next(numbers), (), {}
     node.inputs = node.output = node.shapes = node.hint = node.site = None
     if isinstance(node, Leaf):
-        node.name = None
+        node.name, node.born = None, node.id
     node.shape, node.dtype = shape, dtype
     return node
 

@@ -30,7 +30,7 @@ import numpy as np
 from . import backend, trace
 from .errors import GradientError, ShapeError, StaleGraphError, TinygenError, UnusedParameterError
 from .modes import mode, no_grad, recording, replaying
-from .node import FREED, OUTPUT, Node, leaf, numbers
+from .node import FREED, OUTPUT, Leaf, Node, leaf, numbers
 from .rules import Rules
 from .tensor import Tensor, wrap
 
@@ -269,10 +269,9 @@ def _fill(g: list, node: Node) -> tuple:
 
 
 def _path(root: Node, wanted: list[Node], through: bool) -> set[Node]:
-    """The nodes between root and the wanted ones, both included. Raises StaleGraphError for a changed leaf."""
-    oldest = min([n.id for n in wanted])
-    if max([n.id for n in wanted]) > root.id:  # made after y, or changed after y: the walk must find out which
-        oldest = 0
+    """The nodes between root and the wanted ones, both included. Raises StaleGraphError if one of them had used a leaf
+    that was changed since."""
+    oldest = min([n.born if isinstance(n, Leaf) else n.id for n in wanted])
     stop = () if through else set(wanted)
     seen, stack = {root}, [root]
     while stack:
@@ -280,18 +279,17 @@ def _path(root: Node, wanted: list[Node], through: bool) -> set[Node]:
         if node in stop:
             continue
         for parent in node.parents:
-            if parent is None:
-                continue
-            if parent.id > node.id:
-                raise StaleGraphError(
-                    f"grad: {parent.name or 'a leaf'} {parent.shape} was changed in place after "
-                    f"{trace.where(node)} had used it; take all gradients before the update."
-                )
-            if parent.id >= oldest and parent not in seen:
+            if parent is not None and parent.id >= oldest and parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
     path = seen.intersection(wanted)
     for node in sorted(seen, key=_number):
         if not path.isdisjoint(node.parents):
             path.add(node)
+            for parent in node.parents:
+                if parent is not None and parent.id > node.id:
+                    raise StaleGraphError(
+                        f"grad: {parent.name or 'a leaf'} {parent.shape} was changed in place after "
+                        f"{trace.where(node)} had used it; take all gradients before the update."
+                    )
     return path
