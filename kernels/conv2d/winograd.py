@@ -1,0 +1,339 @@
+"""3×3 convolution at stride 1 with fewer multiplications: Winograd's F(m×m, 3×3), m = 2 or 4. README.md derives it.
+
+Every function takes and returns what __init__.py documents, with `tile` = m. Images are cut into tiles of m×m outputs,
+which read n×n inputs, n = m + 2. Per tile, with ⊙ one product per transformed pixel and channel, summed over channels:
+
+    forward       y  += Aᵀ [(G w Gᵀ) ⊙ (Bᵀ x B)] A
+    input_grad    the forward of g with w reversed and its channels exchanged
+    weight_grad   gw += Gᵀ [(Bᵀ x B) ⊙ (A g Aᵀ)] G
+
+A thread takes blocks of tiles and, for each, panels of output channels (two vectors wide): the transformed weights and
+products of a panel stay in its own cache, and nothing transformed ever outlives the block.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numba
+import numpy as np
+
+from tinygen.kernels.threads import WORTH, get_threads, share
+
+from . import simd
+
+# Interpolation points of the one-dimensional algorithms (besides ∞). ±3/4, ±3/2 instead of the usual ±1, ±2 halve the
+# error of F(4), and their transforms are still exact in binary: README.md has the comparison.
+POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
+# Tiles in a block. More of them share one transform of a panel's weights; fewer stay nearer to the core.
+BLOCK = 64
+# Bytes that a block's transformed inputs may take.
+MEMORY = 4 << 20
+
+_scratch = threading.local()
+
+
+def cook_toom(points: tuple[float, ...], m: int, r: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Aᵀ (m, n), G (n, r), Bᵀ (n, n) with n = m + r − 1 = len(points) + 1: for a signal x of n numbers and a filter w of
+    r, Aᵀ [(G w) ⊙ (Bᵀ x)] are the m numbers Σ_k x[i + k] w[k] (Lavin & Gray 2016, §4; Blahut 2010, §5)."""
+    n = m + r - 1
+    a_t, g, b_t = np.zeros((m, n)), np.zeros((n, r)), np.zeros((n, n))
+    for k, p in enumerate(points):
+        others = np.delete(np.array(points), k)
+        a_t[:, k] = p ** np.arange(m)
+        g[k] = p ** np.arange(r) / np.prod(p - others)
+        b_t[k, :-1] = np.poly(others)[::-1]
+    a_t[-1, -1] = g[-1, -1] = 1  # the point at infinity: the highest coefficients
+    b_t[-1] = np.poly(points)[::-1]
+    return a_t, g, b_t
+
+
+_A2, _G2, _B2 = cook_toom(POINTS[2], 2)
+_A4, _G4, _B4 = cook_toom(POINTS[4], 4)
+_input2, _input4 = simd.sandwich(_B2), simd.sandwich(_B4)
+_weight2, _weight4 = simd.sandwich(_G2), simd.sandwich(_G4)
+_output2, _output4 = simd.sandwich(_A2), simd.sandwich(_A4)
+_output2_adjoint, _output4_adjoint = simd.sandwich(_A2.T), simd.sandwich(_A4.T)
+_weight2_adjoint, _weight4_adjoint = simd.sandwich(_G2.T, add=True), simd.sandwich(_G4.T, add=True)
+
+
+# ------------------------------------------------------------------------------------------- the three forms
+
+
+def forward(x, w, *, padding, tile):
+    """y (N, OH, OW, F) from x (N, H, W, C) and w (3, 3, C, F)."""
+    (top, bottom), (left, right) = padding
+    shape = (x.shape[0], x.shape[1] + top + bottom - 2, x.shape[2] + left + right - 2, w.shape[3])
+    return _convolve(x, w, shape, top, left, tile)
+
+
+def input_grad(g, w, *, x_shape, padding, tile):
+    """gx (N, H, W, C) from g (N, OH, OW, F) and w (3, 3, C, F)."""
+    (top, _), (left, _) = padding
+    turned = np.empty((3, 3, w.shape[3], w.shape[2]), w.dtype)
+    C, F = w.shape[2:]
+    share(9 * C, lambda i, j: _turn(w.reshape(-1), turned.reshape(-1), C, F, i, j), least=max(9, (1 << 17) // max(F, 1)))
+    return _convolve(g, turned, x_shape, 2 - top, 2 - left, tile)
+
+
+def weight_grad(x, g, *, w_shape, padding, tile):
+    """gw (3, 3, C, F) from x (N, H, W, C) and g (N, OH, OW, F)."""
+    C, F = w_shape[2:]
+    plan = _Plan(x, g.shape, padding[0][0], padding[1][0], tile)
+    depth, width = _round_up(C, max(plan.lanes, simd.ROWS)), _round_up(F, 2 * plan.lanes)
+    parts: dict[int, np.ndarray] = {}
+
+    def work(tiles: tuple[int, int], panels: tuple[int, int], total: np.ndarray) -> None:
+        block = plan.block(*tiles, width=depth)
+        memory = plan.scratch(block, depth, extra=simd.ROWS)
+        _weight_grad(x.reshape(-1), g.reshape(-1), total.reshape(-1), *memory, plan.geometry, C, F, *tiles, block, *panels)
+
+    def by_tiles(first: int, last: int) -> None:
+        parts[first] = np.zeros((3, 3, depth, width), x.dtype)
+        work((first, last), (0, width // (2 * plan.lanes)), parts[first])
+
+    def by_panels(first: int, last: int) -> None:
+        work((0, plan.tiles), (first, last), parts[0])
+
+    if plan.few(width):
+        parts[0] = np.zeros((3, 3, depth, width), x.dtype)
+        share(width // (2 * plan.lanes), by_panels)
+    else:
+        share(plan.tiles, by_tiles, least=plan.least(C, F))
+    if not parts:
+        return np.zeros(w_shape, x.dtype)
+    total, *others = (parts[k] for k in sorted(parts))
+    for other in others:
+        total += other
+    return np.ascontiguousarray(total[:, :, :C, :F])
+
+
+def _convolve(x, w, shape, top, left, tile):
+    """y of the given shape: y[n, i, j] = Σ x[n, i + u − top, j + v − left] · w[u, v], zeros around x."""
+    C, F = w.shape[2:]
+    y = np.empty(shape, x.dtype)
+    plan = _Plan(x, shape, top, left, tile)
+    panels, width = -(-F // (2 * plan.lanes)), _round_up(C, plan.lanes)
+
+    def work(tiles: tuple[int, int], panels: tuple[int, int]) -> None:
+        block = plan.block(*tiles, width=width)
+        memory = plan.scratch(block, width, extra=C)
+        _forward(x.reshape(-1), w.reshape(-1), y.reshape(-1), *memory, plan.geometry, C, F, *tiles, block, *panels)
+
+    if plan.few(F):
+        share(panels, lambda i, j: work((0, plan.tiles), (i, j)))
+    else:
+        share(plan.tiles, lambda i, j: work((i, j), (0, panels)), least=plan.least(C, F))
+    return y
+
+
+class _Plan:
+    """How the outputs fall into tiles, the tiles into blocks, and what a thread needs to work on one."""
+
+    def __init__(self, x: np.ndarray, out: tuple[int, ...], top: int, left: int, tile: int):
+        self.dtype, self.tile, self.side = x.dtype, tile, tile + 2
+        self.lanes = simd.lanes(x.dtype)
+        rows, columns = -(-out[1] // tile), -(-out[2] // tile)
+        self.tiles = out[0] * rows * columns
+        self.geometry = (tile, rows, columns, x.shape[1], x.shape[2], out[1], out[2], top, left, self.lanes)
+
+    def few(self, width: int) -> bool:
+        """Whether threads divide the output channels: there are fewer tiles than would fill a block for each."""
+        return self.tiles < BLOCK * get_threads() and width >= 2 * self.lanes * get_threads()
+
+    def least(self, C: int, F: int) -> int:
+        """The fewest tiles that are worth a thread."""
+        return max(1, WORTH // (2 * self.side**2 * max(C * F, 1)))
+
+    def block(self, first: int, last: int, width: int) -> int:
+        """Tiles in a block: as equal as can be, whole multiples of the rows that are multiplied together."""
+        room = max(simd.ROWS, min(BLOCK, MEMORY // (self.side**2 * max(width, 1) * self.dtype.itemsize)))
+        blocks = max(1, -(-(last - first) // room))
+        return _round_up(max(1, -(-(last - first) // blocks)), simd.ROWS)
+
+    def scratch(self, block: int, width: int, extra: int) -> tuple[np.ndarray, ...]:
+        """Memory of this thread, kept between calls: transformed inputs of a block; a panel's second operand and its
+        result; one tile each of inputs, of outputs and of weights, for the edges."""
+        area, panel = self.side**2, 2 * self.lanes
+        sizes = (block * (area * width + 16), area * extra * panel, area * block * panel,
+                 area * width, self.tile**2 * panel, 9 * max(extra, 1) * panel)
+        memory = getattr(_scratch, "memory", None)
+        need = sum(_round_up(size * self.dtype.itemsize, 64) for size in sizes) + 64
+        if memory is None or memory.nbytes < need:
+            memory = _scratch.memory = np.zeros(need, np.uint8)
+        at, parts = -memory.ctypes.data % 64, []
+        for size in sizes:
+            parts.append(memory[at : at + size * self.dtype.itemsize].view(self.dtype))
+            at += _round_up(size * self.dtype.itemsize, 64)
+        return tuple(parts)
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+# --------------------------------------------------------------------- the work of a thread, on flat arrays
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _forward(x, w, y, V, U, M, inputs, outputs, weights, geo, C, F, first, last, block, panel, panels):
+    m, rows, columns, H, W, OH, OW, top, left, lanes = geo
+    n, NR = m + 2, 2 * lanes
+    width = -(-C // lanes) * lanes
+    stride = n * n * width + 16  # of V from tile to tile; the 16 keep them from falling into the same sets of the cache
+    for start in range(first, last, block):
+        count = min(block, last - start)
+        for t in range(count):
+            _input_tile(x, V, inputs, t * stride, width, geo, C, start + t)
+        for p in range(panel, panels):
+            _weight_panel(w, U, weights, m, C, F, p * NR, lanes)
+            for k in range(n * n):
+                for t in range(0, count, simd.ROWS):
+                    simd.multiply(V, t * stride + k * width, stride, 1, U, k * C * NR, NR,
+                                  M, (t * n * n + k) * NR, n * n * NR, C)
+            for t in range(count):
+                _output_tile(M, y, outputs, t * n * n * NR, geo, F, p * NR, start + t)
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _weight_grad(x, g, gw, V, D, M, inputs, outputs, _, geo, C, F, first, last, block, panel, panels):
+    """Adds to gw (3, 3, C, F), its channels rounded up to whole blocks of `multiply`."""
+    m, lanes = geo[0], geo[9]
+    n, NR = m + 2, 2 * lanes
+    width = -(-C // max(lanes, simd.ROWS)) * max(lanes, simd.ROWS)
+    stride = n * n * width + 16
+    line = -(-F // NR) * NR
+    for start in range(first, last, block):
+        count = min(block, last - start)
+        for t in range(count):
+            _input_tile(x, V, inputs, t * stride, width, geo, C, start + t)
+        for p in range(panel, panels):
+            for t in range(count):
+                _gradient_tile(g, M, outputs, t * n * n * NR, geo, F, p * NR, start + t)
+            for c in range(0, width, simd.ROWS):
+                for k in range(n * n):
+                    simd.multiply(V, k * width + c, 1, stride, M, k * NR, n * n * NR, D, k * simd.ROWS * NR, NR, count)
+                for r in range(simd.ROWS):
+                    for v in range(0, NR, lanes):
+                        s, d, step = r * NR + v, (c + r) * line + p * NR + v, simd.ROWS * NR
+                        if m == 4:
+                            _weight4_adjoint(D, s, n * step, step, gw, d, 3 * width * line, width * line)
+                        else:
+                            _weight2_adjoint(D, s, n * step, step, gw, d, 3 * width * line, width * line)
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _input_tile(x, V, inputs, d, width, geo, C, q):
+    """V[d …] = Bᵀ X B for the inputs X of tile q: (n, n, width), zeros outside of the image and beyond C."""
+    m, rows, columns, H, W, OH, OW, top, left, lanes = geo
+    n = m + 2
+    i, j = q // columns % rows * m - top, q % columns * m - left
+    s = ((q // columns // rows * H + i) * W + j) * C
+    if width == C and i >= 0 and j >= 0 and i + n <= H and j + n <= W:
+        _input_vectors(x, s, W * C, C, V, d, m, width, lanes)
+        return
+    lo, hi = min(max(-j, 0), n), max(min(W - j, n), 0)
+    for a in range(n):
+        if i + a < 0 or i + a >= H or lo >= hi:
+            _zero(inputs, a * n * width, n * width)
+            continue
+        _zero(inputs, a * n * width, lo * width)
+        for b in range(lo, hi):
+            _copy(inputs, (a * n + b) * width, x, s + (a * W + b) * C, C)
+            _zero(inputs, (a * n + b) * width + C, width - C)
+        _zero(inputs, (a * n + hi) * width, (n - hi) * width)
+    _input_vectors(inputs, 0, n * width, width, V, d, m, width, lanes)
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _input_vectors(src, s, row, column, V, d, m, width, lanes):
+    for c in range(0, width, lanes):
+        if m == 4:
+            _input4(src, s + c, row, column, V, d + c, 6 * width, width)
+        else:
+            _input2(src, s + c, row, column, V, d + c, 4 * width, width)
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _weight_panel(w, U, weights, m, C, F, f, lanes):
+    """U (n·n, C, 2·lanes) = G w Gᵀ for the output channels from f on."""
+    n, NR = m + 2, 2 * lanes
+    src, s, line = w, f, F
+    if f + NR > F:
+        src, s, line = weights, 0, NR
+        for k in range(9 * C):
+            _copy(weights, k * NR, w, k * F + f, F - f)
+            _zero(weights, k * NR + F - f, f + NR - F)
+    for c in range(C):
+        for v in range(0, NR, lanes):
+            if m == 4:
+                _weight4(src, s + c * line + v, 3 * C * line, C * line, U, c * NR + v, n * C * NR, C * NR)
+            else:
+                _weight2(src, s + c * line + v, 3 * C * line, C * line, U, c * NR + v, n * C * NR, C * NR)
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _output_tile(M, y, outputs, s, geo, F, f, q):
+    """The outputs Aᵀ M A of tile q, in the channels from f on, where they lie inside of the image."""
+    m, rows, columns, H, W, OH, OW, top, left, lanes = geo
+    NR = 2 * lanes
+    i, j = q // columns % rows * m, q % columns * m
+    d = ((q // columns // rows * OH + i) * OW + j) * F + f
+    if i + m <= OH and j + m <= OW and f + NR <= F:
+        _output_vectors(M, s, y, d, OW * F, F, m, lanes)
+        return
+    _output_vectors(M, s, outputs, 0, m * NR, NR, m, lanes)
+    for a in range(min(m, OH - i)):
+        for b in range(min(m, OW - j)):
+            _copy(y, d + (a * OW + b) * F, outputs, (a * m + b) * NR, min(NR, F - f))
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _output_vectors(M, s, dst, d, row, column, m, lanes):
+    NR = 2 * lanes
+    for v in range(0, NR, lanes):
+        if m == 4:
+            _output4(M, s + v, 6 * NR, NR, dst, d + v, row, column)
+        else:
+            _output2(M, s + v, 4 * NR, NR, dst, d + v, row, column)
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _gradient_tile(g, M, outputs, d, geo, F, f, q):
+    """M[d …] = A g Aᵀ (n, n, 2·lanes), for the outputs of tile q and the channels from f on; zeros beyond them."""
+    m, rows, columns, H, W, OH, OW, top, left, lanes = geo
+    n, NR = m + 2, 2 * lanes
+    i, j = q // columns % rows * m, q % columns * m
+    src, s, row, column = g, ((q // columns // rows * OH + i) * OW + j) * F + f, OW * F, F
+    if i + m > OH or j + m > OW or f + NR > F:
+        _zero(outputs, 0, m * m * NR)
+        for a in range(min(m, OH - i)):
+            for b in range(min(m, OW - j)):
+                _copy(outputs, (a * m + b) * NR, g, s + (a * OW + b) * F, min(NR, F - f))
+        src, s, row, column = outputs, 0, m * NR, NR
+    for v in range(0, NR, lanes):
+        if m == 4:
+            _output4_adjoint(src, s + v, row, column, M, d + v, n * NR, NR)
+        else:
+            _output2_adjoint(src, s + v, row, column, M, d + v, n * NR, NR)
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _turn(w, turned, C, F, first, last):
+    """turned[2 − u, 2 − v, f, c] = w[u, v, c, f], for the rows (u, v, c) from first to last."""
+    for r in range(first, last):
+        k, c = 8 - r // C, r % C
+        for f in range(F):
+            turned[np.uint64((k * F + f) * C + c)] = w[np.uint64(r * F + f)]
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _zero(dst, d, count):
+    for j in range(count):
+        dst[np.uint64(d + j)] = 0
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _copy(dst, d, src, s, count):
+    for j in range(count):
+        dst[np.uint64(d + j)] = src[np.uint64(s + j)]
