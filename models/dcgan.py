@@ -124,7 +124,6 @@ class Discriminator(Module):
 class DCGAN(Module):
     """Deep convolutional GAN, with interpolation and arithmetic in its latent space (Radford et al. 2016)."""
 
-    Config, PRESETS = Config, PRESETS
     data, steps = "digits", 4000
     saved = ("iteration",)
 
@@ -233,6 +232,8 @@ class DCGAN(Module):
         """Images rows,columns,H,W,C of latent vectors (rows, columns, latent)."""
         x = np.asarray(self.images(z.reshape(-1, z.shape[-1])))
         return x.reshape(*z.shape[:2], *x.shape[1:])
+
+    Config, PRESETS = Config, PRESETS  # the annotations above mean the module's Config
 
 
 def lerp(a, b, t: float) -> np.ndarray:

@@ -12,7 +12,7 @@ descends on E log(1 − D(G(z))) itself ("saturating": flat where D wins) or, as
 ("non_saturating").
 
 Later additions, as switches: a moving average of G's weights for sampling, and two penalties on D's slope.
-The game alone does not settle: on a ring of eight Gaussians G visits one or two of them
+The game alone does not settle: on a ring of eight Gaussians G keeps to a few of them
 (tests/test_model_gan.py); with R1 (Mescheder et al. 2018) it finds all eight.
 """
 
@@ -121,7 +121,7 @@ class Discriminator(Module):
                        for a, b in zip(sizes, sizes[1:])]
         self.layers.append(Linear(sizes[-1], 1, rng=rng))
         self.dropout = [nn.Dropout(c.dropout[k > 0], rng=rng) for k in range(len(sizes))]
-        _spread([getattr(layer, "linear", layer) for layer in self.layers], c.init[1], rng)
+        _spread([layer.linear if isinstance(layer, Maxout) else layer for layer in self.layers], c.init[1], rng)
 
     def forward(self, x: Tensor) -> Tensor:
         h = ops.reshape(x, shape=(x.shape[0], -1))
@@ -137,7 +137,7 @@ class Discriminator(Module):
 def _spread(layers: list[Linear], bound: float, rng: nn.Init) -> None:
     """Start the weights from U(±bound) and the biases from zero, if bound is not 0."""
     for layer in layers if bound else ():
-        layer.w, layer.b = rng.uniform(layer.w.shape, bound), nn.init.zeros(layer.b.shape)
+        layer.w, layer.b = rng.uniform(layer.w.shape, bound), nn.init.zeros(layer.w.shape[1:])
 
 
 class GAN(Module):
@@ -146,8 +146,7 @@ class GAN(Module):
     It learns points in space too: as images of one pixel, N,1,1,dimensions, with output="linear".
     """
 
-    Config, PRESETS = Config, PRESETS
-    data, steps = "digits", 8000
+    data, steps = "digits", 12000
     saved = ("iteration",)
 
     def __init__(self, config: Config, rng: Rng):
@@ -216,6 +215,8 @@ class GAN(Module):
                 return self.generator(z)
             with self.ema.applied():
                 return self.generator(z)
+
+    Config, PRESETS = Config, PRESETS  # the annotations above mean the module's Config
 
 
 def _certainty(logits: Tensor) -> float:
