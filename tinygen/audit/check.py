@@ -204,12 +204,12 @@ def _blame(name, index, order, mine, theirs, line, x) -> None:
     gap = abs(slopes[5e-5])
     if gap > 1e-3 * max(1.0, abs(right), abs(left)) and gap > 0.5 * abs(slopes[1e-4]):
         raise GradientError(f"{where}: order {order} cannot be checked at a kink; the slope is {left:.6g} from the "
-                            f"left and {right:.6g} from the right, the tape says {mine:.6g}. Move the input away from it.")
+                            f"left and {right:.6g} from the right, the tape says {mine:.6g}. Move the input away.")
     near = _five_point(line, STEP / 10)  # was it the step that strode over a kink or a pole?
     if abs(near - mine) <= 1e-5 * max(1.0, abs(mine)) and abs(near - theirs) > 1e-5 * max(1.0, abs(theirs)):
         raise GradientError(f"{where}: order {order} cannot be checked, a kink lies within {2 * STEP:g} of it: "
-                            f"differences with a smaller step give {near:.9g}, the tape says {mine:.9g}. Move the input "
-                            "away.")
+                            f"differences with a smaller step give {near:.9g}, the tape says {mine:.9g}. Move the "
+                            "input away.")
     relative = abs(mine - theirs) / max(abs(theirs), 1e-300)
     raise GradientError(f"{where}: the gradient of order {order} is {mine:.9g} by the tape but {theirs:.9g} by central "
                         f"differences (relative difference {relative:.2g}).")
