@@ -81,7 +81,8 @@ def clip_by_value(grads: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
 def _square(a) -> float:
     """‖a‖²; if float32 overflowed on finite numbers, once more in float64."""
     flat = a.reshape(-1)
-    s = float(flat @ flat)
+    with np.errstate(over="ignore"):
+        s = float(flat @ flat)
     if not math.isfinite(s):
         s = float((flat.astype(np.float64) ** 2).sum())
     return s
@@ -113,7 +114,7 @@ class Optimizer:
         tracked = {} if ema is None else ema.tensors()
         self._averaged = {k for k, p in self.params.items() if tracked.get(k) is p}  # by the update's own pass
         xp = backend.array_module([p.data for p in params.values()])
-        self.moments = {slot: {k: xp.zeros_like(p.data) for k, p in self.params.items()} for slot in self.slots}
+        self.moments = {slot: {k: xp.zeros(p.shape, p.dtype) for k, p in self.params.items()} for slot in self.slots}
 
     def step(self, grads: dict[str, Tensor]) -> None:
         """Update every parameter from {name: gradient}, in place. Raises GradientError for a missing or foreign
