@@ -169,7 +169,8 @@ def test_repr_shows_the_tree_with_shapes_and_counts():
 
 def test_every_layer_has_a_repr():
     layers = [nn.Conv1d(4, 2, 3, groups=2), nn.ConvTranspose2d(2, 3), nn.Embedding(5, 2), nn.Upsample(2),
-              nn.Downsample(2), nn.BatchNorm(3), nn.LayerNorm(3), nn.InstanceNorm(3), nn.SpectralNorm(nn.Linear(2, 2)), nn.LSTM(2, 3),
+              nn.Downsample(2), nn.BatchNorm(3), nn.LayerNorm(3), nn.InstanceNorm(3),
+              nn.SpectralNorm(nn.Linear(2, 2)), nn.LSTM(2, 3),
               nn.MultiHeadAttention(4, 2), nn.FourierFeatures(4), nn.SinusoidalEmbedding(4), nn.Dropout(0.1),
               nn.LeakyReLU(), nn.Reshape(2, 2), nn.Lambda(ops.exp, "exp"), nn.WeightNorm(nn.Linear(2, 2))]
     heads = [repr(layer).splitlines()[0].split("  ")[0] for layer in layers]
