@@ -62,7 +62,7 @@ def torch_step(r1: float, fused: bool, threads: int) -> Callable[[int], Any]:
                       nn.Linear(256, 1))
     average = copy.deepcopy(G)
     shadow, own = list(average.parameters()), list(G.parameters())
-    d_opt, g_opt = (torch.optim.Adam(net.parameters(), 5e-4, betas=(0.5, 0.99), fused=fused) for net in (D, G))
+    d_opt, g_opt = (torch.optim.Adam(net.parameters(), 1e-3, betas=(0.5, 0.99), fused=fused) for net in (D, G))
 
     def step(i: int) -> dict[str, float]:
         x = batches[i % 14]
@@ -85,7 +85,7 @@ def torch_step(r1: float, fused: bool, threads: int) -> Callable[[int], Any]:
         g_opt.step()
         D.requires_grad_(True)
         with torch.no_grad():
-            torch._foreach_lerp_(shadow, own, 0.005)
+            torch._foreach_lerp_(shadow, own, 0.002)
         return {"d_loss": d_loss.item(), "g_loss": g_loss.item(), "d_real": on_real.sigmoid().mean().item(),
                 "d_fake": on_fake.sigmoid().mean().item()}
 

@@ -52,13 +52,13 @@ class Config:
     r1: float = field(0.5, "γ of the R1 penalty γ/2·E‖∇D‖² at real images; 0: none")
     gradient_penalty: float = field(0.0, "λ of λ·E(‖∇D‖ − 1)² between real images and fakes; 0: none")
     optimizer: str = field("adam", "of both", choices=("adam", "sgd"))
-    lr: float = field(5e-4, "learning rate of both")
+    lr: float = field(1e-3, "learning rate of both")
     decay_steps: int = field(0, "let the learning rate fall to zero on a line over so many steps; 0: no")
     shrink: float = field(1.0, "divide the learning rate by this at each step")
     beta1: float = field(0.5, "of Adam; the momentum of SGD")
     beta2: float = field(0.99, "of Adam")
     batch_size: int = field(64, "images in a training step")
-    ema: float = field(0.995, "decay of the moving average of G's weights, for sampling; 0: no average")
+    ema: float = field(0.998, "decay of the moving average of G's weights, for sampling; 0: no average")
 
 
 PRESETS = {
@@ -146,7 +146,7 @@ class GAN(Module):
     It learns points in space too: as images of one pixel, N,1,1,dimensions, with output="linear".
     """
 
-    data, steps = "digits", 12000
+    data, steps = "digits", 8000
     saved = ("iteration",)
 
     def __init__(self, config: Config, rng: Rng):
