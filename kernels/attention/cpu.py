@@ -6,6 +6,7 @@ again from the saved log-sum-exp. See README.md for the formulas.
 """
 import math
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -23,7 +24,7 @@ _SERIAL = 50_000
 # What calling BLAS for one small matrix costs, in multiply-adds.
 _CALLS = 20_000
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
-_FLAGS = {"fastmath": _FASTMATH, "error_model": "numpy", "nogil": True, "cache": True}
+_FLAGS: dict[str, Any] = {"fastmath": _FASTMATH, "error_model": "numpy", "nogil": True, "cache": True}
 
 
 @njit(**_FLAGS)
