@@ -94,7 +94,8 @@ class SpectralNorm(Module):
 
     The weight, as a matrix (everything but the last axis) × (last axis), gets one power iteration a training call:
     v ← Wᵀu/‖·‖, u ← Wv/‖·‖, σ = uᵀWv. u and v are buffers, replaced and not mutated, so that two calls in one loss do
-    not disturb each other; evaluation leaves them alone. The gradient flows through W, not through u and v.
+    not disturb each other; evaluation leaves them alone. The gradient flows through W, not through u and v. Under
+    `recompute` a function that runs again finds the u and v of the layer's last training call: call it once a loss.
     """
 
     def __init__(self, layer: Any, iterations: int = 1, eps: float = 1e-12, warm_up: int = 15):
