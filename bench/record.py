@@ -3,11 +3,13 @@ it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +38,25 @@ def machine() -> dict[str, Any]:
     if Path("/proc/cpuinfo").exists():
         names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
         cpu = names[0] if names else cpu
+    others = {}
+    for name in ("scipy", "torch", "jax", "tinygrad"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            others[name] = metadata.version(name)
     return {"cpu": cpu, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}",
-            "python": platform.python_version(), "numpy": numpy.__version__, "numba": numba.__version__,
+            "python": platform.python_version(), "numpy": numpy.__version__, "numba": numba.__version__, **others,
             "threads": get_threads(), "load_at_end": [round(v, 2) for v in os.getloadavg()]}
+
+
+def header() -> dict[str, Any]:
+    """The command, the commit and the machine."""
+    script = os.path.relpath(sys.argv[0], ROOT)
+    parts = ["-m", "bench"] if script == os.path.join("bench", "__main__.py") else [script]
+    return {"command": " ".join(["python", *parts, *sys.argv[1:]]), "commit": commit(), "machine": machine()}
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
     """bench/results/NAME.json: the result, with the command, the commit and the machine."""
     path = ROOT / "bench" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    command = " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
-    path.write_text(json.dumps({"command": command, "commit": commit(), "machine": machine(), **result}, indent=1,
-                               ensure_ascii=False) + "\n")
+    path.write_text(json.dumps({**header(), **result}, indent=1, ensure_ascii=False) + "\n")
     return path
