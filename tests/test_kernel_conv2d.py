@@ -1,4 +1,5 @@
-"""conv2d: the fast path against the plain loops, the adjoint identities, PyTorch where it is installed."""
+"""conv2d by columns: the fast path against the plain loops, the adjoint identities, PyTorch where it is installed.
+test_kernel_winograd.py has the other algorithms."""
 
 import subprocess
 import sys
@@ -66,11 +67,11 @@ def operands(x_shape, kernel, stride, padding, dilation, groups, seed=0):
     return x, w, rng.standard_normal((N, OH, OW, F)), geo
 
 
-def by_kernel(x, w, g, geo):
+def by_kernel(x, w, g, geo, impl="im2col"):
     return {
-        "forward": K.forward(x, w, **geo),
-        "input_grad": K.input_grad(g, w, x_shape=x.shape, **geo),
-        "weight_grad": K.weight_grad(x, g, w_shape=w.shape, **geo),
+        "forward": K.forward(x, w, impl=impl, **geo),
+        "input_grad": K.input_grad(g, w, x_shape=x.shape, impl=impl, **geo),
+        "weight_grad": K.weight_grad(x, g, w_shape=w.shape, impl=impl, **geo),
     }
 
 
@@ -224,7 +225,7 @@ def test_not_a_number_stays_where_it_falls():
     """A NaN reaches the outputs whose window holds it and no other; padding never makes one."""
     x, w, _, geo = operands(*CASES["3x3 same"])
     x[0, 2, 2, 1] = np.nan
-    bad = np.isnan(K.forward(x, w, **geo))
+    bad = np.isnan(K.forward(x, w, impl="im2col", **geo))
     want = np.zeros_like(bad)
     want[0, 1:4, 1:4] = True
     np.testing.assert_array_equal(bad, want)
@@ -253,6 +254,15 @@ def test_other_arrays_are_refused_by_name():
 def test_importing_the_seam_does_not_import_numba():
     code = "import sys; import tinygen.kernels.conv2d; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("impl", ["direct", None])
+@pytest.mark.parametrize("name", ["3x3 same", "3x3 valid", "two groups", "depthwise", "1x1 stride 2"])
+def test_every_algorithm_is_the_same_function(name, impl):
+    x, w, g, geo = operands(*CASES[name], seed=3)
+    want, got = by_kernel(x, w, g, geo), by_kernel(x, w, g, geo, impl=impl)
+    for form in want:
+        np.testing.assert_allclose(got[form], want[form], rtol=1e-12, atol=1e-12 * np.abs(want[form]).max())
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if "empty" not in n])

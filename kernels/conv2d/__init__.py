@@ -4,6 +4,7 @@ defines them; this file only chooses who computes them.
 Shapes: x (N, H, W, C); w (kh, kw, C/groups, F); y and g (N, OH, OW, F) with
 OH = (H + top + bottom − dh·(kh − 1) − 1) // sh + 1, and likewise OW. Both operands float32 or both float64.
 stride = (sh, sw), padding = ((top, bottom), (left, right)), dilation = (dh, dw); groups divides C and F.
+impl names an algorithm (choice.py lists them); None takes the one that is fastest for the shape.
 The geometry is trusted: callers validate it.
 """
 
@@ -11,58 +12,66 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["forward", "input_grad", "weight_grad"]
+from .choice import IMPLS, TILES, choose
+
+__all__ = ["IMPLS", "choose", "forward", "input_grad", "weight_grad"]
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
 
-def forward(
-    x: np.ndarray, w: np.ndarray, *, stride: Pair, padding: Padding, dilation: Pair, groups: int
-) -> np.ndarray:
-    """y = conv(x, w): (N, OH, OW, F), C-contiguous. Raises TypeError for arrays no kernel here serves."""
-    return _impl(x, w).forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
+def forward(x: np.ndarray, w: np.ndarray, *, stride: Pair, padding: Padding, dilation: Pair, groups: int,
+            impl: str | None = None) -> np.ndarray:
+    """y = conv(x, w): (N, OH, OW, F), C-contiguous. Raises TypeError for arrays no kernel here serves, ValueError for
+    an impl that does not apply."""
+    _check(x, w)
+    (top, bottom), (left, right) = padding
+    size = x.shape[1] + top + bottom - 2, x.shape[2] + left + right - 2  # for 3×3, where it is used
+    name = choose(impl, w.shape[:2], stride, dilation, groups, x.shape[0], size, *w.shape[2:])
+    module, how = _algorithm(name, stride, dilation, groups)
+    return module.forward(x, w, padding=padding, **how)
 
 
-def input_grad(
-    g: np.ndarray,
-    w: np.ndarray,
-    *,
-    x_shape: tuple[int, int, int, int],
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> np.ndarray:
+def input_grad(g: np.ndarray, w: np.ndarray, *, x_shape: tuple[int, int, int, int], stride: Pair, padding: Padding,
+               dilation: Pair, groups: int, impl: str | None = None) -> np.ndarray:
     """The adjoint of `forward` in x, applied to g: (N, H, W, C) = x_shape. The transposed convolution."""
-    return _impl(g, w).input_grad(
-        g, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
+    _check(g, w)
+    name = choose(impl, w.shape[:2], stride, dilation, groups, x_shape[0], x_shape[1:3], w.shape[3], w.shape[2])
+    module, how = _algorithm(name, stride, dilation, groups)
+    return module.input_grad(g, w, x_shape=x_shape, padding=padding, **how)
 
 
-def weight_grad(
-    x: np.ndarray,
-    g: np.ndarray,
-    *,
-    w_shape: tuple[int, int, int, int],
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
-    groups: int,
-) -> np.ndarray:
+def weight_grad(x: np.ndarray, g: np.ndarray, *, w_shape: tuple[int, int, int, int], stride: Pair, padding: Padding,
+                dilation: Pair, groups: int, impl: str | None = None) -> np.ndarray:
     """The adjoint of `forward` in w, applied to g: (kh, kw, C/groups, F) = w_shape."""
-    return _impl(x, g).weight_grad(
-        x, g, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
+    _check(x, g)
+    name = choose(impl, w_shape[:2], stride, dilation, groups, g.shape[0], g.shape[1:3], *w_shape[2:])
+    module, how = _algorithm(name, stride, dilation, groups)
+    return module.weight_grad(x, g, w_shape=w_shape, padding=padding, **how)
 
 
-def _impl(a: np.ndarray, b: np.ndarray):
-    """The module that computes on arrays like these. The seam: a CUDA launcher is one more branch here."""
+def _algorithm(name: str, stride: Pair, dilation: Pair, groups: int):
+    """The module that computes it and what else it needs to know. Imported here, not above: importing Numba takes
+    longer than importing the whole engine."""
+    if name in TILES:
+        from . import winograd
+
+        return winograd, {"tile": TILES[name]}
+    how = {"stride": stride, "dilation": dilation, "groups": groups}
+    if name == "direct":
+        from . import direct
+
+        return direct, how
+    from . import cpu
+
+    return cpu, how
+
+
+def _check(a: np.ndarray, b: np.ndarray) -> None:
+    """Refuse what no kernel here computes on. The seam: a CUDA launcher is one more branch here."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         if a.dtype == b.dtype and a.dtype in (np.float32, np.float64):
-            from . import cpu  # here, not above: importing Numba takes longer than importing the whole engine
-
-            return cpu
+            return
         raise TypeError(
             f"conv2d got arrays of {a.dtype} and {b.dtype}; it needs both float32 or both float64: "
             "convert one with .astype(...)."

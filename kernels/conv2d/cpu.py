@@ -34,7 +34,7 @@ _scratch = threading.local()
 
 def forward(x, w, *, stride, padding, dilation, groups):
     """y (N, OH, OW, F) from x (N, H, W, C) and w (kh, kw, C/groups, F)."""
-    x, w = _ready(x), _ready(w)
+    x, w = ready(x), ready(w)
     N, H, W, C = x.shape
     kh, kw, cg, F = w.shape
     geo = _geometry(H, W, kh, kw, stride, padding, dilation)
@@ -59,7 +59,7 @@ def forward(x, w, *, stride, padding, dilation, groups):
 
 def input_grad(g, w, *, x_shape, stride, padding, dilation, groups):
     """gx (N, H, W, C) from g (N, OH, OW, F) and w (kh, kw, C/groups, F)."""
-    g, w = _ready(g), _ready(w)
+    g, w = ready(g), ready(w)
     N, H, W, C = x_shape
     kh, kw, cg, F = w.shape
     geo = _geometry(H, W, kh, kw, stride, padding, dilation)
@@ -84,7 +84,7 @@ def input_grad(g, w, *, x_shape, stride, padding, dilation, groups):
 
 def weight_grad(x, g, *, w_shape, stride, padding, dilation, groups):
     """gw (kh, kw, C/groups, F) from x (N, H, W, C) and g (N, OH, OW, F)."""
-    x, g = _ready(x), _ready(g)
+    x, g = ready(x), ready(g)
     H, W, C = x.shape[1:]
     kh, kw, cg, F = w_shape
     geo = _geometry(H, W, kh, kw, stride, padding, dilation)
@@ -106,7 +106,7 @@ def weight_grad(x, g, *, w_shape, stride, padding, dilation, groups):
 # -------------------------------------------------------------------------------------------------- geometry
 
 
-def _ready(a: np.ndarray) -> np.ndarray:
+def ready(a: np.ndarray) -> np.ndarray:
     """C-contiguous and writeable: Numba compiles every kernel again for read-only arrays."""
     a = np.ascontiguousarray(a)
     return a if a.flags.writeable else a.copy()
@@ -341,14 +341,16 @@ def _spread(x, m):
 def _depthwise_forward(x, w, geo, shape):
     y = np.zeros(shape, x.dtype)
     args, lines = (x.reshape(-1), w.reshape(-1), y.reshape(-1), shape[3], geo), shape[0] * geo[8]
-    share(lines, lambda first, last: _dw_forward(*args, first, last), least=grain(lines, w.size * y.size // shape[3] or 1))
+    least = grain(lines, w.size * y.size // shape[3] or 1)
+    share(lines, lambda first, last: _dw_forward(*args, first, last), least=least)
     return y
 
 
 def _depthwise_input_grad(g, w, geo, shape):
     gx = np.zeros(shape, g.dtype)
     args, lines = (g.reshape(-1), w.reshape(-1), gx.reshape(-1), shape[3], geo), shape[0] * geo[10]
-    share(lines, lambda first, last: _dw_input_grad(*args, first, last), least=grain(lines, w.size * gx.size // shape[3] or 1))
+    least = grain(lines, w.size * gx.size // shape[3] or 1)
+    share(lines, lambda first, last: _dw_input_grad(*args, first, last), least=least)
     return gx
 
 
@@ -357,7 +359,8 @@ def _depthwise_weight_grad(x, g, geo):
     N, OH, _, C = g.shape
     part = np.zeros((max(1, min(16, N * OH)), geo[0] * geo[1] * C), x.dtype)
     args = x.reshape(-1), g.reshape(-1), part, N, C, geo
-    share(len(part), lambda first, last: _dw_weight_grad(*args, first, last), least=grain(len(part), part.shape[1] * N * OH))
+    least = grain(len(part), part.shape[1] * N * OH)
+    share(len(part), lambda first, last: _dw_weight_grad(*args, first, last), least=least)
     return part.sum(axis=0).reshape(geo[0], geo[1], 1, C)
 
 

@@ -1,7 +1,7 @@
 """Vector code for Numba: what LLVM's own vectoriser does not find, written down as instructions on whole vectors.
 
-Two makers of functions to call from jitted code, on flat arrays of float32 or float64 and offsets into them (in elements;
-nothing is checked):
+Two makers of functions to call from jitted code, on flat arrays of float32 or float64 and offsets into them (in
+elements; nothing is checked):
 
     sandwich(matrix)   dst = matrix · src · matrixᵀ for `lanes` neighbouring channels at once: Winograd's transforms
     multiply           c += a · b for one block of ROWS × 2·lanes numbers, which stay in registers: the heart of a GEMM
@@ -141,7 +141,8 @@ def multiply(typing, a, ai, am, ak, b, bi, bk, c, ci, cm, depth):
 
 
 def _pointers(context, builder, kind, array, offsets, count=None):
-    """at(i, j) → (pointer, alignment) of the vector (or of `count` numbers) at offsets[0] + i·offsets[1] + j·offsets[2]."""
+    """at(i, j) → (pointer, alignment) of the vector (or the number, if count is 1) at the offset s + i·row + j·column,
+    for (s, row, column) = offsets."""
     data = context.make_helper(builder, kind, array).data
     number = context.get_value_type(kind.dtype)
     size = context.get_abi_sizeof(number)

@@ -18,9 +18,10 @@ import threading
 import numba
 import numpy as np
 
-from tinygen.kernels.threads import WORTH, get_threads, share
+from tinygen.kernels.threads import WORTH, get_threads, grain, share
 
 from . import simd
+from .cpu import ready
 
 # Interpolation points of the one-dimensional algorithms (besides ∞). ±3/4, ±3/2 instead of the usual ±1, ±2 halve the
 # error of F(4), and their transforms are still exact in binary: README.md has the comparison.
@@ -34,8 +35,8 @@ _scratch = threading.local()
 
 
 def cook_toom(points: tuple[float, ...], m: int, r: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Aᵀ (m, n), G (n, r), Bᵀ (n, n) with n = m + r − 1 = len(points) + 1: for a signal x of n numbers and a filter w of
-    r, Aᵀ [(G w) ⊙ (Bᵀ x)] are the m numbers Σ_k x[i + k] w[k] (Lavin & Gray 2016, §4; Blahut 2010, §5)."""
+    """Aᵀ (m, n), G (n, r), Bᵀ (n, n) with n = m + r − 1 = len(points) + 1: for a signal x of n numbers and a filter w
+    of r, Aᵀ [(G w) ⊙ (Bᵀ x)] are the m numbers Σ_k x[i + k] w[k] (Lavin & Gray 2016, §4; Blahut 2010, §5)."""
     n = m + r - 1
     a_t, g, b_t = np.zeros((m, n)), np.zeros((n, r)), np.zeros((n, n))
     for k, p in enumerate(points):
@@ -62,6 +63,7 @@ _weight2_adjoint, _weight4_adjoint = simd.sandwich(_G2.T, add=True), simd.sandwi
 
 def forward(x, w, *, padding, tile):
     """y (N, OH, OW, F) from x (N, H, W, C) and w (3, 3, C, F)."""
+    x, w = ready(x), ready(w)
     (top, bottom), (left, right) = padding
     shape = (x.shape[0], x.shape[1] + top + bottom - 2, x.shape[2] + left + right - 2, w.shape[3])
     return _convolve(x, w, shape, top, left, tile)
@@ -69,15 +71,17 @@ def forward(x, w, *, padding, tile):
 
 def input_grad(g, w, *, x_shape, padding, tile):
     """gx (N, H, W, C) from g (N, OH, OW, F) and w (3, 3, C, F)."""
+    g, w = ready(g), ready(w)
     (top, _), (left, _) = padding
     turned = np.empty((3, 3, w.shape[3], w.shape[2]), w.dtype)
     C, F = w.shape[2:]
-    share(9 * C, lambda i, j: _turn(w.reshape(-1), turned.reshape(-1), C, F, i, j), least=max(9, (1 << 17) // max(F, 1)))
+    share(9 * C, lambda i, j: _turn(w.reshape(-1), turned.reshape(-1), C, F, i, j), least=grain(9 * C, 2 * w.size))
     return _convolve(g, turned, x_shape, 2 - top, 2 - left, tile)
 
 
 def weight_grad(x, g, *, w_shape, padding, tile):
     """gw (3, 3, C, F) from x (N, H, W, C) and g (N, OH, OW, F)."""
+    x, g = ready(x), ready(g)
     C, F = w_shape[2:]
     plan = _Plan(x, g.shape, padding[0][0], padding[1][0], tile)
     depth, width = _round_up(C, max(plan.lanes, simd.ROWS)), _round_up(F, 2 * plan.lanes)
@@ -86,7 +90,8 @@ def weight_grad(x, g, *, w_shape, padding, tile):
     def work(tiles: tuple[int, int], panels: tuple[int, int], total: np.ndarray) -> None:
         block = plan.block(*tiles, width=depth)
         memory = plan.scratch(block, depth, extra=simd.ROWS)
-        _weight_grad(x.reshape(-1), g.reshape(-1), total.reshape(-1), *memory, plan.geometry, C, F, *tiles, block, *panels)
+        flat = x.reshape(-1), g.reshape(-1), total.reshape(-1)
+        _weight_grad(*flat, *memory, plan.geometry, C, F, *tiles, block, *panels)
 
     def by_tiles(first: int, last: int) -> None:
         parts[first] = np.zeros((3, 3, depth, width), x.dtype)

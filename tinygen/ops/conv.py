@@ -91,19 +91,28 @@ def _check(name: str, x_shape, w_shape, groups: int, dtypes) -> None:
         raise DtypeError(f"float types are not mixed: {both} meet; cast one with .astype().")
 
 
+def _check_impl(name: str, impl, w_shape, stride, dilation, groups) -> None:
+    try:
+        kernel.choose(impl, w_shape[:2], stride, dilation, groups, 0, (0, 0), 1, 1)
+    except ValueError as error:
+        raise ShapeError(str(error).replace("conv2d", name, 1)) from None
+
+
 def _check_bias(name: str, b, F: int) -> None:
     if b is not None and getattr(b, "shape", None) != (F,):
         raise ShapeError(f"{name} needs b of shape (F,) = ({F},); got {getattr(b, 'shape', b)}.")
 
 
-def _prepare(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, name="conv2d") -> dict:
+def _prepare(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, impl=None, name="conv2d") -> dict:
     _check(name, x.shape, w.shape, groups, [a.dtype for a in (x, w, b) if hasattr(a, "dtype")])
     _check_bias(name, b, w.shape[3])
     stride, padding, dilation, _ = _geometry(name, x.shape[1:3], w.shape, stride, padding, dilation)
-    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    if impl is not None:
+        _check_impl(name, impl, w.shape, stride, dilation, groups)
+    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "impl": impl}
 
 
-def _prepare_grad(name, a, gy, x_shape, w_shape, stride=1, padding=0, dilation=1, groups=1) -> dict:
+def _prepare_grad(name, a, gy, x_shape, w_shape, stride=1, padding=0, dilation=1, groups=1, impl=None) -> dict:
     """The same for the two gradients, which know one shape by an attribute; a is the operand at hand."""
     _check(name, x_shape, w_shape, groups, [a.dtype, gy.dtype])
     stride, padding, dilation, out = _geometry(name, x_shape[1:3], w_shape, stride, padding, dilation)
@@ -111,7 +120,9 @@ def _prepare_grad(name, a, gy, x_shape, w_shape, stride=1, padding=0, dilation=1
     if gy.shape != y_shape:
         raise ShapeError(f"{name} needs gy (N, OH, OW, F) = {y_shape}, the shape of conv2d's result; "
                          f"got {gy.shape}.")
-    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    if impl is not None:
+        _check_impl(name, impl, w_shape, stride, dilation, groups)
+    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "impl": impl}
 
 
 # ---- the three forms
@@ -125,14 +136,15 @@ def _flops(x, w, b=None, **attrs) -> int:
 
 
 @op(flops=_flops, prepare=_prepare)
-def conv2d(xp, x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1):
+def conv2d(xp, x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, impl=None):
     """y[n,i,j,f] = b[f] + Σ_{u,v,c} x[n, i·s + u·d − p, j·s + v·d − p, c] · w[u,v,c,f]
 
     x (N, H, W, C); w (kh, kw, C/groups, F); b (F,) or None → y (N, OH, OW, F), with
     OH = ⌊(H + top + bottom − d·(kh − 1) − 1) / s⌋ + 1. Output channels come in `groups` equal runs; run k
-    sees the k-th run of C/groups input channels. Raises ShapeError, DtypeError.
+    sees the k-th run of C/groups input channels. impl names an algorithm (kernels/conv2d/choice.py); None takes the
+    fastest for the shape. Raises ShapeError, DtypeError.
     """
-    y = kernel.forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    y = kernel.forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl)
     if b is not None:
         y += b
     return y
@@ -144,14 +156,14 @@ def _prepare_input_grad(gy, w, *, x_shape, **attrs) -> dict:
 
 
 @op(flops=lambda gy, w, **attrs: 2 * gy.size * math.prod(w.shape[:3]), prepare=_prepare_input_grad)
-def conv2d_input_grad(xp, gy, w, *, x_shape, stride=1, padding=0, dilation=1, groups=1):
+def conv2d_input_grad(xp, gy, w, *, x_shape, stride=1, padding=0, dilation=1, groups=1, impl=None):
     """gx[n,h,k,c] = Σ gy[n,i,j,f] · w[u,v,c,f] over the (i,j,u,v,f) with h = i·s + u·d − p and
     k = j·s + v·d − p: conv2d's gradient in x, which is the transposed convolution.
 
     gy (N, OH, OW, F); w (kh, kw, C/groups, F) → gx (N, H, W, C) = x_shape. Raises ShapeError, DtypeError.
     """
     return kernel.input_grad(gy, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation,
-                             groups=groups)
+                             groups=groups, impl=impl)
 
 
 def _prepare_weight_grad(x, gy, *, w_shape, **attrs) -> dict:
@@ -160,33 +172,33 @@ def _prepare_weight_grad(x, gy, *, w_shape, **attrs) -> dict:
 
 
 @op(flops=lambda x, gy, w_shape, **attrs: 2 * gy.size * math.prod(w_shape[:3]), prepare=_prepare_weight_grad)
-def conv2d_weight_grad(xp, x, gy, *, w_shape, stride=1, padding=0, dilation=1, groups=1):
+def conv2d_weight_grad(xp, x, gy, *, w_shape, stride=1, padding=0, dilation=1, groups=1, impl=None):
     """gw[u,v,c,f] = Σ_{n,i,j} x[n, i·s + u·d − p, j·s + v·d − p, c] · gy[n,i,j,f]: conv2d's gradient in w.
 
     x (N, H, W, C); gy (N, OH, OW, F) → gw (kh, kw, C/groups, F) = w_shape. Raises ShapeError, DtypeError.
     """
     return kernel.weight_grad(x, gy, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation,
-                              groups=groups)
+                              groups=groups, impl=impl)
 
 
 conv2d.vjp(
-    x=lambda g, w, x_shape, stride, padding, dilation, groups: conv2d_input_grad(
-        g, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups),
-    w=lambda g, x, w_shape, stride, padding, dilation, groups: conv2d_weight_grad(
-        x, g, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups),
+    x=lambda g, w, x_shape, stride, padding, dilation, groups, impl: conv2d_input_grad(
+        g, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
+    w=lambda g, x, w_shape, stride, padding, dilation, groups, impl: conv2d_weight_grad(
+        x, g, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
     b=lambda g, b_shape: sum_to(g, shape=b_shape),
 )
 conv2d_input_grad.vjp(
-    gy=lambda g, w, stride, padding, dilation, groups: conv2d(
-        g, w, None, stride=stride, padding=padding, dilation=dilation, groups=groups),
-    w=lambda g, gy, w_shape, stride, padding, dilation, groups: conv2d_weight_grad(
-        g, gy, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups),
+    gy=lambda g, w, stride, padding, dilation, groups, impl: conv2d(
+        g, w, None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
+    w=lambda g, gy, w_shape, stride, padding, dilation, groups, impl: conv2d_weight_grad(
+        g, gy, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
 )
 conv2d_weight_grad.vjp(
-    x=lambda g, gy, x_shape, stride, padding, dilation, groups: conv2d_input_grad(
-        gy, g, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups),
-    gy=lambda g, x, stride, padding, dilation, groups: conv2d(
-        x, g, None, stride=stride, padding=padding, dilation=dilation, groups=groups),
+    x=lambda g, gy, x_shape, stride, padding, dilation, groups, impl: conv2d_input_grad(
+        gy, g, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
+    gy=lambda g, x, stride, padding, dilation, groups, impl: conv2d(
+        x, g, None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
 )
 
 

@@ -1,0 +1,42 @@
+"""Which algorithm computes a convolution: a rule of thumb, fitted to measurements. README.md shows how well it does.
+
+    direct      the loops of loops.py, compiled: the definition, for comparison
+    im2col      columns and one product; 1×1 and depthwise convolutions have kernels of their own. Any geometry.
+    winograd2   F(2×2, 3×3): 2.25 times fewer products. 3×3, stride 1, no dilation, one group.
+    winograd4   F(4×4, 3×3): 4 times fewer products, about 3 times the rounding error. The same.
+"""
+
+from __future__ import annotations
+
+IMPLS = ("direct", "im2col", "winograd2", "winograd4")
+TILES = {"winograd2": 2, "winograd4": 4}
+PANEL = 32  # Winograd's output channels come in panels this wide
+
+# Costs of one form, in multiply-adds: of a transformed number of the image and of the weights; of a number copied to
+# the columns; of starting at all.
+IMAGE, WEIGHT, COLUMN, START = 12, 25, 14, 300_000
+
+
+def choose(impl: str | None, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], groups: int,
+           images: int, size: tuple[int, int], C: int, F: int) -> str:
+    """One of IMPLS: impl itself, or, for None, the one expected to be fastest for `images` results of `size` pixels
+    with F channels, made of C. Raises ValueError for an unknown impl and for one that does not apply."""
+    fits = kernel == (3, 3) and stride == dilation == (1, 1) and groups == 1
+    if impl is not None:
+        if impl not in IMPLS:
+            raise ValueError(f"conv2d knows impl {', '.join(map(repr, IMPLS))} and None; got {impl!r}.")
+        if impl in TILES and not fits:
+            raise ValueError(f"conv2d with impl={impl!r} needs a 3×3 kernel, stride 1, dilation 1 and one group; got a "
+                             f"{kernel[0]}×{kernel[1]} kernel, stride {stride}, dilation {dilation}, groups {groups}.")
+        return impl
+    if not fits:
+        return "im2col"
+    pixels = images * size[0] * size[1]
+    best, least = "im2col", 9 * pixels * (C * F + COLUMN * min(C, F))
+    for name, tile in TILES.items():
+        tiles = images * -(-size[0] // tile) * -(-size[1] // tile)
+        wide = -(-F // PANEL) * PANEL
+        cost = START + (tile + 2) ** 2 * (tiles * (C * wide + IMAGE * (C + wide)) + WEIGHT * C * wide)
+        if cost < least:
+            best, least = name, cost
+    return best
