@@ -84,10 +84,10 @@ def digits(name: str, seed: int = 0, out: Path | None = None, **overrides) -> tu
 def latent_tools(model, seed: int = 0, trials: int = 200) -> dict[str, Any]:
     """What walks and sums in the latent space of a DCGAN of digits do.
 
-    midpoint: the judge's confidence (margin) halfway between two z, over that at the ends. arithmetic:
-    attribute "heavy" (ink above the 75th percentile of samples); the share of heavy − light + light' that is
-    heavy, of light' itself, and with one exemplar instead of three; and how far the results are from digits
-    (confidence over that of samples). turn:
+    midpoint: the judge's confidence (margin) halfway between two z, over that at the ends. arithmetic: attribute
+    "heavy", ink above the 75th percentile of samples; exemplars of light are below the 25th. Of heavy − light +
+    light', with one exemplar of each and with three: the share that is heavy, the ink gained over light' in
+    standard deviations of ink, and how much like digits the results are (confidence over that of samples). turn:
     mean change of slant along the turn vector, in standard deviations of slant.
     """
     from tinygen.models.dcgan import ink, slant
@@ -116,6 +116,7 @@ def latent_tools(model, seed: int = 0, trials: int = 200) -> dict[str, Any]:
             zs.append(model.arithmetic(z[a], z[b], z[c]))
         found = model.images(np.stack(zs)).numpy()
         arithmetic[f"heavy_with_{k}"] = float((ink(found) > threshold).mean())
+        arithmetic[f"ink_gained_in_sd_with_{k}"] = float((ink(found).mean() - amount[light].mean()) / amount.std())
         arithmetic[f"confidence_with_{k}"] = confidence(found) / ends
     order = np.argsort(lean)
     turn = model.turn(z[order[-4:]], z[order[:4]])
