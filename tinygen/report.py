@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import html
+import inspect
 import json
 import math
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from . import checkpoint, config
 from .errors import NonFiniteError
 from .evaluate import METRICS
-from .run import Run, command, sample_stream
+from .run import Run, command, load_data, sample_stream
 
 Series = dict[str, list[tuple[float, float]]]  # name -> points (step, value)
 COLOURS = ("#2166ac", "#d6604d", "#4d9221", "#8073ac", "#b8860b", "#01665e")
@@ -36,7 +37,8 @@ def write(folder: Run) -> None:
 
 
 def figures(folder: Run, model: Any, seed: int) -> list[str]:
-    """Save the pictures that the model draws of itself, figures/NAME.png; returns their names."""
+    """Save the pictures that the model draws of itself, figures/NAME.png; returns their names. A model whose
+    figures() takes a `dataset` is given the held-out images."""
     from .data import save_png
     from .tape import no_grad
 
@@ -46,7 +48,8 @@ def figures(folder: Run, model: Any, seed: int) -> list[str]:
     model.eval()
     try:
         with no_grad():
-            drawn = model.figures(sample_stream(seed))
+            wants = "dataset" in inspect.signature(model.figures).parameters
+            drawn = model.figures(sample_stream(seed), *([load_data(folder.settings(), "test")] if wants else []))
     except NonFiniteError:
         return []  # an untrained model may draw nothing finite; that is no reason to lose the run
     finally:
