@@ -153,11 +153,13 @@ def single_threaded_blas() -> int:
     imported. (Linux: by the process's own memory map. A NumPy on another BLAS is left as it is.)"""
     try:
         with open("/proc/self/maps") as maps:
-            paths = {line.split()[-1] for line in maps if "openblas" in line and line.rstrip().endswith((".so", ".so.0"))}
+            files = {line.split()[-1] for line in maps if "openblas" in line}
     except OSError:
         return 0
     found = 0
-    for path in paths:
+    for path in files:
+        if ".so" not in path:
+            continue
         library = ctypes.CDLL(path)
         for prefix in ("scipy_", ""):
             for suffix in ("64_", "_64", ""):

@@ -136,10 +136,8 @@ class DDPM(nn.Module):
         """
         if spacing not in SPACINGS:
             raise ConfigError(f"there is no spacing {spacing!r}; there are {', '.join(SPACINGS)}.")
-        x = self.noise(n, rng)
         with self.ema.applied():
-            for _, x, _ in self.trajectory(x, rng, sampler, steps, eta, clip, spacing):
-                pass
+            *_, (_, x, _) = self.trajectory(self.noise(n, rng), rng, sampler, steps, eta, clip, spacing)
         return ops.clip(x, low=-1.0, high=1.0)
 
     def figures(self, rng: Rng) -> dict[str, np.ndarray]:

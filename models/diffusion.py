@@ -1,8 +1,8 @@
 """The mathematics of Gaussian diffusion: schedules, the two directions, samplers, the bound. No network in here.
 
 Sources: Ho et al. 2020 ("DDPM", equation numbers below unless said otherwise), Nichol & Dhariwal 2021 ("iDDPM"), Song
-et al. 2021 ("DDIM"), Salimans & Ho 2022 (v). Step t of the papers runs over 1..T; the network and the arrays here use the
-index i = t − 1 in 0..T−1, so ᾱ[0] = 1 − β₁ and ᾱ of "before the first step" is 1.
+et al. 2021 ("DDIM"), Salimans & Ho 2022 (v). Step t of the papers runs over 1..T; the network and the arrays here use
+the index i = t − 1 in 0..T−1, so ᾱ[0] = 1 − β₁ and ᾱ of "before the first step" is 1.
 
     x_t = √ᾱ_t x₀ + √(1−ᾱ_t) ε                                                  (4)
     x̂₀ = (x_t − √(1−ᾱ_t) ε̂)/√ᾱ_t,   v = √ᾱ_t ε − √(1−ᾱ_t) x₀

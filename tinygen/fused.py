@@ -109,7 +109,8 @@ def _gradient_op(parent: FusedOp, which: list[int], backward: Callable, outputs:
         return tuple(_zeros(t) if gx is None else gx for t, gx in zip(there, found))
 
     forward_flops: Callable = parent.flops or (lambda *a, **k: 0)
-    made = Op(forward, name=f"{parent.name}_grad", flops=lambda *a, hint=None, **k: 2 * forward_flops(*a[outputs:], **k))
+    flops = lambda *arrays, hint=None, **attrs: 2 * forward_flops(*arrays[outputs:], **attrs)
+    made = Op(forward, name=f"{parent.name}_grad", flops=flops)
     names = ", ".join(parent.inputs[i] for i in which)
     made.__doc__ = f"The gradients of {parent.name} with respect to {names}."
     made.law = law

@@ -59,4 +59,5 @@ def step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, 
     # floats throughout: an int or a NumPy scalar among them would compile everything once more
     rates = float(lr), float(alpha), float(eps), float(momentum)
     scalars = avg is not None, float(weight_decay), float(scale), ema_rate
-    share(p.size, lambda first, last: _run(p, g, v, velocity, mean, average, *rates, *scalars, first, last), least=SHARE)
+    args = p, g, v, velocity, mean, average, *rates, *scalars
+    share(p.size, lambda first, last: _run(*args, first, last), least=SHARE)
