@@ -146,7 +146,8 @@ def main() -> None:
             result["latent_tools"] = latent_tools(model, args.seed)
             print(result["latent_tools"])
     if not args.dry:
-        print("wrote", record.write(name, result))
+        command = f"python bench/gan_quality.py {args.what} --seed {args.seed}"  # wherever the pictures went
+        print("wrote", record.write(name, {"command": command, **result}))
 
 
 if __name__ == "__main__":

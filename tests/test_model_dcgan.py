@@ -18,9 +18,9 @@ DIGITS = data.load("digits", "train")
 
 # d_loss, g_loss of three steps of the small preset on the digits, seed 0
 GOLDEN = [
-    (1.358092188835144, 0.83404141664505),
-    (1.2440650463104248, 0.8274226188659668),
-    (1.1467803716659546, 0.7960079312324524),
+    (1.365426778793335, 0.8368306159973145),
+    (1.2283308506011963, 0.8330566883087158),
+    (1.1622581481933594, 0.780613899230957),
 ]
 
 
@@ -267,6 +267,9 @@ def test_digits_and_the_latent_space():
     assert 0.8 <= score["memorisation"]["ratio"] <= 1.2, score["memorisation"]
     tools = quality.latent_tools(model)
     assert tools["midpoint_confidence"] >= 0.8, tools
-    assert tools["arithmetic"]["heavy_with_3"] >= 0.7, tools
-    assert tools["arithmetic"]["confidence_with_1"] < tools["arithmetic"]["confidence_with_3"], tools
+    # heavy − light + light' is heavy twice as often as a sample is (light' itself never); single exemplars give
+    # pictures that are less like digits
+    sums = tools["arithmetic"]
+    assert sums["heavy_with_3"] >= 0.4 and sums["ink_gained_in_sd_with_3"] >= 1, sums
+    assert sums["confidence_with_1"] < sums["confidence_with_3"] - 0.05, sums
     assert tools["turn_in_sd"] >= 1, tools
