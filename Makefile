@@ -8,11 +8,12 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 RUN ?= runs/demo
 
-.PHONY: help demo test lint unit slow wheel-test clean distclean
+.PHONY: help demo test lint unit slow bench wheel-test clean distclean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
 	@echo 'make lint   ruff and mypy            make unit        the tests alone'
+	@echo 'make bench  how fast, beside PyTorch'
 	@echo 'make slow   the tests that train     make wheel-test  wheel, sdist and editable install, each in a clean .venv'
 	@echo 'make clean  what was built           make distclean   that, .venv and compiled kernels'
 
@@ -52,6 +53,10 @@ unit: $(VENV)/made-dev
 
 slow: $(VENV)/made-dev
 	@$(BIN)/python -m pytest -q -m slow
+
+# Beside PyTorch's times where that is installed: .venv/bin/pip install torch. ARGS=--quick, ARGS="--only conv2d", …
+bench: $(VENV)/made
+	@$(BIN)/python -m bench $(ARGS)
 
 wheel-test: $(VENV)/made-dev
 	@.ci/wheel-test $(BIN)/python

@@ -8,6 +8,10 @@
 
 Each side runs in a process of its own, with two threads, and the two take turns; a ratio is PyTorch's time over ours,
 the median over the rounds. Without PyTorch there is our column alone.
+
+The machine must have nothing else to do. PyTorch's threads wait for each other by spinning, so that any other program
+may slow it many times over; where that cannot be helped, OMP_WAIT_POLICY=PASSIVE in the environment makes them sleep.
+The results carry the load and the share of the cores that others took.
 """
 
 from __future__ import annotations
@@ -94,6 +98,7 @@ def main(argv: list[str]) -> int:
         others = suites.Others()
         result = suites.SUITES[suite](options)
         result = {"suite": suite, "quick": args.quick, "rounds": options.rounds, "seconds": options.seconds,
+                  "threads": args.threads, "environment": sides.settings(),
                   "others": others.report(), **result}
         print(*suites.report(result), sep="\n", file=say, flush=True)
         results[suite] = result

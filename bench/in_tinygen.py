@@ -127,7 +127,8 @@ class Block(nn.Module):
 
 def blocks(variant, *, n, side, c, depth, recompute) -> Run:
     net = nn.Sequential(*[Block(c, nn.Init(tg.Rng(0), str(k))) for k in range(depth)])
-    layers, params, x = list(net), net.parameters(), _tensor(n, side, side, c, grad=False)
+    layers, x = list(net), _tensor(n, side, side, c)
+    wanted = [x, *net.parameters().values()]
     size = runs(depth, recompute)
 
     def run():
@@ -135,7 +136,7 @@ def blocks(variant, *, n, side, c, depth, recompute) -> Run:
         for start in range(0, depth, size or depth):
             part = layers[start : start + (size or depth)]
             h = tg.recompute(lambda h, part=part: _through(part, h))(h) if size else _through(part, h)
-        return tg.grad(ops.mean(ops.square(h)), params)
+        return tg.grad(ops.mean(ops.square(h)), wanted)
 
     return run
 

@@ -255,7 +255,9 @@ def conv_vae_step(variant, **s) -> Run:
         done += 1
         mean, logvar = encode(x)
         z = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
-        nll = F.binary_cross_entropy_with_logits(decode(z), 0.5 * x + 0.5, reduction="sum") / len(x)
+        if s["dequantise"]:
+            x = x + (torch.rand_like(x) - 0.5) * (2 / (s["dequantise"] - 1))
+        nll = net.nll(decode(z), x)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / len(x)
         loss = nll + s["beta"] * kl
         optimizer.zero_grad()
@@ -279,14 +281,16 @@ class Block(nn.Module):
 
 def blocks(variant, *, n, side, c, depth, recompute) -> Run:
     net, _ = _net(nn.Sequential(*[Block(c) for _ in range(depth)]), variant)
-    x, params, size = _laid(torch.randn(n, c, side, side), variant), list(net.parameters()), runs(depth, recompute)
+    x, size = _tensor(n, c, side, side, variant=variant), runs(depth, recompute)
+    # the image's gradient too: without it, group norm's backward in channels_last ends the process (PyTorch 2.13)
+    wanted = [x, *net.parameters()]
 
     def run():
         h = x
         for start in range(0, depth, size or depth):
             part = net[start : start + (size or depth)]
             h = checkpoint(part, h, use_reentrant=False) if size else part(h)
-        return torch.autograd.grad(h.square().mean(), params)
+        return torch.autograd.grad(h.square().mean(), wanted)
 
     return run
 

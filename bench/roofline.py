@@ -105,6 +105,11 @@ def limit(group: dict[str, Any], ceilings: dict[str, float]) -> float:
     return 1e3 * max(group["flops"] / (ceilings["gflops"] * 1e9), group["bytes"] / (ceilings["gbytes"] * 1e9))
 
 
+def _times(ms: float, bound: float) -> str:
+    """How far from the limit; for work of a few numbers, where the call itself is all, not in digits."""
+    return "–" if not bound else f"{ms / bound:.1f}×" if ms < 1000 * bound else "> 1000×"
+
+
 def lines(groups: list[dict[str, Any]], ceilings: dict[str, float], most: int = 20) -> str:
     """The table: the operations that take most time, then all others together."""
     total = sum(g["ms"] for g in groups)
@@ -118,10 +123,10 @@ def lines(groups: list[dict[str, Any]], ceilings: dict[str, float], most: int = 
         body.append([f"{g['op']}  {g['shape']}", str(g["calls"]), number(g["ms"]), f"{g['ms'] / total:.1%}",
                      number(g["flops"] / g["ms"] / 1e6) if g["flops"] and g["ms"] else "–",
                      number(g["bytes"] / g["ms"] / 1e6) if g["bytes"] and g["ms"] else "–",
-                     number(bound) if bound else "–", f"{g['ms'] / bound:.1f}×" if bound else "–"])
+                     number(bound) if bound else "–", _times(g["ms"], bound)])
     bound = sum(limit(g, ceilings) for g in groups)
     body.append(["all", str(sum(g["calls"] for g in groups)), number(total), "100%", "", "", number(bound),
-                 f"{total / bound:.1f}×" if bound else "–"])
+                 _times(total, bound)])
     return layout(["operation", "calls", "ms", "share", "GFLOP/s", "GB/s", "limit ms", "from limit"], body)
 
 
@@ -192,5 +197,5 @@ def svg(groups: list[dict[str, Any]], ceilings: dict[str, float], title: str, mo
                    f'<rect x="{x0}" y="{y + 4}" width="{min(w * bound / widest, w + 60):.1f}" height="10" '
                    f'fill="{colour}"/>'
                    f'<text x="{x0 + w * ms / widest + 6:.1f}" y="{y + 13}" fill="#1a202c">{number(ms)}'
-                   f'{f" ({ms / bound:.1f}×)" if bound else ""}</text>')
+                   f'{f" ({_times(ms, bound)})" if bound else ""}</text>')
     return "\n".join([*out, "</svg>", ""])

@@ -38,6 +38,12 @@ def available(families: Iterable[str]) -> list[str]:
     return [f for f in families if importlib.util.find_spec(NEEDS[f]) is not None]
 
 
+def settings() -> dict[str, str]:
+    """What the user's environment says about threads."""
+    about = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TINYGEN_", "NUMBA_", "XLA_")
+    return {k: v for k, v in ENVIRONMENT.items() if k.startswith(about)}
+
+
 class Side:
     """A process that does the work of one family: side.ask("time", …)."""
 
@@ -90,7 +96,8 @@ class Race:
     def __init__(self, families: list[str], threads: int = 2, rounds: int = 5, seconds: float = 0.5):
         self.families, self.threads, self.rounds, self.seconds = families, threads, rounds, seconds
         self.sides: dict[str, Side] = {}
-        self.problems: list[str] = []
+        self.problems: list[tuple[str, str]] = []  # (case, what happened)
+        self._failures: dict[str, int] = {}  # of a family, one after the other
 
     def side(self, family: str) -> Side:
         if family not in self.sides:
@@ -127,6 +134,7 @@ class Race:
                     made = self.side(family).ask("prepare", kind=case.kind, args=case.args, variant=variant)
                     entries.append((label(family, variant), family, variant))
                     first[label(family, variant)] = 1e3 * made["first"]
+                self._failures[family] = 0
                 if family == "tinygen" and not case.flops and not case.bytes:
                     counted = self.side(family).ask("count")
             except SideError as error:
@@ -158,6 +166,9 @@ class Race:
                 "bytes": case.bytes or counted.get("bytes", 0), "sides": found}
 
     def _fail(self, case: Case, family: str, error: SideError) -> None:
-        self.problems.append(f"{case.name}: {error}")
+        self.problems.append((case.name, str(error)))
+        self._failures[family] = self._failures.get(family, 0) + 1
+        if self._failures[family] == 3:
+            self.families = [f for f in self.families if f != family]
         if family in self.sides:  # it may have ended, or hold half a case
             self.sides.pop(family).close()

@@ -85,7 +85,15 @@ def _race(options: Options, chosen: list[Case], families: list[str] | None = Non
             rows.append(race.run(case))
         after = race.ceilings()
         return {"rows": [r for r in rows if r["sides"]], "ceilings": {k: max(before[k], after[k]) for k in before},
-                "problems": race.problems}
+                "problems": problems(race.problems)}
+
+
+def problems(found: list[tuple[str, str]]) -> list[str]:
+    """Each thing that happened, once, with the cases it happened to."""
+    where: dict[str, list[str]] = {}
+    for name, what in found:
+        where.setdefault(what, []).append(name)
+    return [f"{what} ({', '.join(names)})" for what, names in where.items()]
 
 
 def _compared(options: Options, chosen: list[Case], targets: dict[str, Target], **more) -> Result:
@@ -145,7 +153,7 @@ def _line(points: list[tuple[float, float]]) -> tuple[float, float]:
 def memory(options: Options) -> Result:
     """Peak resident memory, each case in a process of its own that has run it three times."""
     rows: list[table.Row] = []
-    problems: list[str] = []
+    failures: list[tuple[str, str]] = []
     for case in options.chosen(cases.memory()):
         _progress(case)
         sides: dict[str, dict[str, list[float]]] = {}
@@ -163,9 +171,10 @@ def memory(options: Options) -> Result:
                         one["rounds"].append(round(peak, 1))
                         one["before"].append(round(before, 1))
                 except SideError as error:
-                    problems.append(f"{case.name}: {error}")
+                    failures.append((case.name, str(error)))
         rows.append({"name": case.name, "group": case.group, "unit": "MiB", "flops": 0, "bytes": 0, "sides": sides})
-    result: Result = {"rows": rows, "problems": problems, "summary": table.summary(rows, {"ddpm paper": Target(1.0)})}
+    result: Result = {"rows": rows, "problems": problems(failures),
+                      "summary": table.summary(rows, {"ddpm paper": Target(1.0)})}
     slopes = []
     for group in dict.fromkeys(r["group"] for r in rows if r["group"].startswith("recompute")):
         for family in options.both:

@@ -196,10 +196,16 @@ class DCGANDiscriminator(nn.Module):
 
 
 class ConvVAE(nn.Module):
-    """Encoder and decoder of conv_vae's small preset: Bernoulli pixels, transposed convolutions."""
+    """Encoder and decoder of conv_vae, with transposed convolutions; Bernoulli pixels, or Gaussian ones of one learned
+    variance. Raises ValueError for other settings."""
 
     def __init__(self, s: dict[str, Any]):
         super().__init__()
+        gaussian = s["decoder"] == "gaussian"
+        known = {"up": "transposed", "act": "relu", "binarise": "no", **({"variance": "shared"} if gaussian else {})}
+        if any(s[k] != v for k, v in known.items()):
+            raise ValueError("the PyTorch twin of conv_vae has no such variant; give it one in torch_models.py.")
+        self.pixels = nn.Parameter(torch.full((1,), 2 * math.log(s["sigma"]))) if gaussian else None  # log σ²
         side = s["image_size"] >> len(s["widths"])
         self.base = (s["widths"][-1], side, side)
         self.downs = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip([s["channels"], *s["widths"]], s["widths"]))
@@ -226,3 +232,10 @@ class ConvVAE(nn.Module):
         for up in self.ups[:-1]:
             h = F.relu(up(h))
         return self.ups[-1](h)
+
+    def nll(self, out, x):
+        """−log p(x|z) of images in [−1, 1], the mean over them."""
+        if self.pixels is None:
+            return F.binary_cross_entropy_with_logits(out, 0.5 * x + 0.5, reduction="sum") / len(x)
+        elements = (x - out).square() * (-self.pixels).exp() + self.pixels + math.log(2 * math.pi)
+        return 0.5 * elements.sum() / len(x)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import tinygen as tg
-from tinygen import models
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is not installed with the package
 
@@ -300,19 +299,20 @@ def test_dcgan(twins):
     same(model.discriminator(tg.Tensor(x)).numpy(), D(chw(x)))
 
 
-def test_conv_vae(twins):
+@pytest.mark.parametrize("decoder", ["gaussian", "bernoulli"])
+def test_conv_vae(twins, decoder):
     import torch
 
-    if "conv_vae" not in models.names():
-        pytest.skip("there is no conv_vae")
-    model, s = built("conv_vae", hidden=(250,))
+    model, s = built("conv_vae", hidden=(250,), decoder=decoder)
     net = twins.ConvVAE(s)
     carry_over(model.parameters(), net, {(256, 250): [(0, (2, 2, 64))], (250, 256): [(1, (2, 2, 64))],
                                          (256,): [(0, (2, 2, 64))]})
     z, x = np.random.default_rng(0).standard_normal((2, s["latent"])).astype(np.float32), images()
     for a, b in zip(model.encoder(tg.Tensor(x)), net.encode(chw(x))):
         same(a.numpy(), b)
-    same(model.decoder(tg.Tensor(z)).numpy(), net.decode(torch.tensor(z)))
+    out, seen = model.decoder(tg.Tensor(z)), net.decode(torch.tensor(z))
+    same(out.numpy(), seen)
+    assert model.pixels.nll(out, tg.Tensor(x)).mean().item() == pytest.approx(net.nll(seen, chw(x)).item(), rel=1e-4)
 
 
 def test_steps_of_both_sides_run(torch_side):
@@ -331,14 +331,15 @@ def test_steps_of_both_sides_run(torch_side):
     assert ours.size == torch_side.KINDS["ddim"]("", images=2, count=3, **settings)().numel()
     for recompute in ("none", "each block", "√depth runs"):
         args = dict(n=1, side=4, c=8, depth=3, recompute=recompute)
-        sizes = [sum(g.size for g in in_tinygen.KINDS["blocks"]("", **args)().values()),
-                 sum(g.numel() for g in torch_side.KINDS["blocks"]("", **args)())]
-        assert sizes[0] == sizes[1]
+        ours, theirs = (kinds["blocks"]("", **args)() for kinds in (in_tinygen.KINDS, torch_side.KINDS))
+        assert sum(g.size for g in ours) == sum(g.numel() for g in theirs)
 
 
 def test_a_case_that_one_side_cannot_do_is_left_out_and_named():
     from bench.sides import Race, SideError
 
-    race = Race(["tinygen"])
-    race._fail(Case("x", "y"), "tinygen", SideError("tinygen: no"))
-    assert race.problems == ["x: tinygen: no"]
+    race = Race(["jax"])
+    for name in ("x", "y", "z"):
+        race._fail(Case(name, "conv2d"), "jax", SideError("jax: no"))
+    assert suites.problems(race.problems) == ["jax: no (x, y, z)"]
+    assert race.families == []  # three times in a row: not asked again
