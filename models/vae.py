@@ -40,8 +40,10 @@ from tinygen.optim import Adam, cosine
 from tinygen.rng import Rng
 from tinygen.tensor import Tensor
 
+from .scatter import scatter
+
 __all__ = ["MODEL", "PRESETS", "VAE", "Bernoulli", "Config", "Decoder", "Encoder", "Gaussian", "bound", "log_mean_exp",
-           "plane", "scatter"]
+           "plane"]
 
 ACTIVATIONS = {"tanh": ops.tanh, "relu": ops.relu, "silu": ops.silu}
 
@@ -87,7 +89,7 @@ PRESETS = {
     # the cost; Bernoulli pixels. The paper takes Adagrad, its step size chosen from 0.01, 0.02 and 0.1; here: Adam.
     "paper": {
         "image_size": 28, "latent": 20, "widths": (500,), "act": "tanh", "decoder": "bernoulli", "batch_size": 100,
-        "init": 0.01, "weight_decay": 1 / 60_000,
+        "init": 0.01, "weight_decay": 1.667e-5,
     },
 }  # fmt: skip
 
@@ -298,7 +300,7 @@ class VAE(Module):
     def evaluate(self, dataset, rng: Rng, *, images: int = 1000, k: int = 64) -> dict[str, float]:
         """Bounds on log p of held-out images, in nats an image and bits per dimension (the module says of what): the
         ELBO, and that of k draws (Burda et al. 2016, eq. 8); the latent dimensions in use (§4.3 there: the mean of q
-        varies by more than 0.01). KL and the rate of the reconstruction are the ELBO's two parts."""
+        varies by more than 0.01)."""
         levels = 0
         pictures = to_float(dataset.images[:images])
         if self.config.decoder == "gaussian":
@@ -376,34 +378,6 @@ def grey_levels(images: np.ndarray) -> int:
     """How many values the pixels of uint8 images take: 17 in the digits; 256 if more than 64 occur."""
     found = len(np.unique(images))
     return found if 2 <= found <= 64 else 256
-
-
-COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75),
-           (227, 119, 194), (90, 90, 90), (188, 189, 34), (23, 190, 207))
-
-
-def scatter(points: np.ndarray, labels: np.ndarray | None = None, names=None, size: int = 480) -> np.ndarray:
-    """Points (N, 2) as dots in the colours of their labels, the name of each label at the median of its points: uint8
-    size,size,3. Of points in more dimensions, the two principal ones; the first axis to the right, the second up."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    p = np.asarray(points, np.float64)
-    if p.shape[1] != 2:
-        p = p - p.mean(0)
-        p = p @ np.linalg.svd(p, full_matrices=False)[2][:2].T
-        p = np.pad(p, ((0, 0), (0, 2 - p.shape[1])))
-    twice = 2 * size  # drawn at twice the size and reduced, for smooth edges
-    place = (p * [1, -1] / max(np.abs(p).max(), 1e-12) * 0.47 + 0.5) * twice
-    picture = Image.new("RGB", (twice, twice), (255, 255, 255))
-    draw = ImageDraw.Draw(picture)
-    groups = np.zeros(len(p), int) if labels is None else labels
-    for at, label in zip(place, groups):
-        draw.ellipse((*(at - 6), *(at + 6)), fill=COLOURS[label % len(COLOURS)])
-    for label in np.unique(groups) if labels is not None else ():
-        text = names[label] if names else str(label)
-        draw.text(tuple(np.median(place[groups == label], axis=0)), text, fill=(0, 0, 0), anchor="mm", stroke_width=6,
-                  stroke_fill=(255, 255, 255), font=ImageFont.load_default(40))
-    return np.asarray(picture.reduce(2))
 
 
 MODEL = VAE

@@ -122,7 +122,7 @@ def test_it_learns_eight_images():
         model.step(batch, rng)
     again = model.images(model.encode(tg.Tensor(images[:8]))).data
     error, spread = np.sqrt(((again - images[:8]) ** 2).mean()), images[:8].std(0).mean()
-    x = model.sample(64, tg.Rng(5)).data.reshape(64, -1)
+    x = model.sample(256, tg.Rng(5)).data.reshape(256, -1)
     d = np.sqrt(((x[:, None] - images[:8].reshape(8, -1)[None]) ** 2).mean(2))
     assert error < 0.15 * spread and np.median(d.min(1)) < 0.65 * spread, (error, np.median(d.min(1)), spread)
     assert len(set(d.argmin(1))) == 8
