@@ -110,24 +110,37 @@ def _times(ms: float, bound: float) -> str:
     return "–" if not bound else f"{ms / bound:.1f}×" if ms < 1000 * bound else "> 1000×"
 
 
-def lines(groups: list[dict[str, Any]], ceilings: dict[str, float], most: int = 20) -> str:
-    """The table: the operations that take most time, then all others together."""
+def by_operation(groups: list[dict[str, Any]], ceilings: dict[str, float]) -> list[dict[str, Any]]:
+    """The groups of each operation together, with the sum of their limits; the one that takes most time first."""
+    found: dict[str, dict[str, Any]] = {}
+    for g in groups:
+        empty = {"op": g["op"], "calls": 0, "ms": 0.0, "flops": 0.0, "bytes": 0.0, "limit": 0.0}
+        one = found.setdefault(g["op"], empty)
+        for k in ("calls", "ms", "flops", "bytes"):
+            one[k] += g[k]
+        one["limit"] += limit(g, ceilings)
+    return sorted(found.values(), key=lambda g: -g["ms"])
+
+
+def lines(groups: list[dict[str, Any]], ceilings: dict[str, float], most: int = 16) -> str:
+    """Two tables: by operation; and by operation and shape, those that take most time."""
     total = sum(g["ms"] for g in groups)
-    shown, others = groups[:most], groups[most:]
-    if others:
-        shown = [*shown, {"op": f"{len(others)} others", "shape": "", **{
-            k: sum(g[k] for g in others) for k in ("calls", "ms", "flops", "bytes")}}]
-    body = []
-    for g in shown:
-        bound = limit(g, ceilings)
-        body.append([f"{g['op']}  {g['shape']}", str(g["calls"]), number(g["ms"]), f"{g['ms'] / total:.1%}",
-                     number(g["flops"] / g["ms"] / 1e6) if g["flops"] and g["ms"] else "–",
-                     number(g["bytes"] / g["ms"] / 1e6) if g["bytes"] and g["ms"] else "–",
-                     number(bound) if bound else "–", _times(g["ms"], bound)])
-    bound = sum(limit(g, ceilings) for g in groups)
-    body.append(["all", str(sum(g["calls"] for g in groups)), number(total), "100%", "", "", number(bound),
-                 _times(total, bound)])
-    return layout(["operation", "calls", "ms", "share", "GFLOP/s", "GB/s", "limit ms", "from limit"], body)
+    every = by_operation(groups, ceilings)
+    shown, rest = every[:most], every[most:]
+    if rest:
+        shown = [*shown, {"op": f"{len(rest)} others", **{
+            k: sum(g[k] for g in rest) for k in ("calls", "ms", "flops", "bytes", "limit")}}]
+    all_of = {"op": "all", **{k: sum(g[k] for g in every) for k in ("calls", "ms", "flops", "bytes", "limit")}}
+    shapes = [{**g, "op": f"{g['op']}  {g['shape']}", "limit": limit(g, ceilings)} for g in groups[:most]]
+
+    def cells(g: dict[str, Any]) -> list[str]:
+        rates = [number(g[k] / g["ms"] / 1e6) if g[k] and g["ms"] else "–" for k in ("flops", "bytes")]
+        return [g["op"], str(g["calls"]), number(g["ms"]), f"{g['ms'] / total:.1%}", *rates,
+                number(g["limit"]) if g["limit"] else "–", _times(g["ms"], g["limit"])]
+
+    head = ["calls", "ms", "share", "GFLOP/s", "GB/s", "limit ms", "from limit"]
+    return (layout(["operation", *head], [cells(g) for g in [*shown, all_of]]) + "\n\n"
+            + layout(["operation and shape", *head], [cells(g) for g in shapes]))
 
 
 # ---- the picture
@@ -138,21 +151,23 @@ COLOURS = {
     "attention": "#b7791f", "attention_grad": "#ecc94b", "matmul": "#805ad5", "optimiser": "#c53030",
     "random numbers": "#ed8936",
 }  # fmt: skip
+PALETTE = ("#319795", "#97266d", "#718096", "#d69e2e", "#5a67d8", "#9c4221", "#4fd1c5")  # for the others
 GREY = "#a0aec0"
 
 
-def svg(groups: list[dict[str, Any]], ceilings: dict[str, float], title: str, most: int = 14) -> str:
-    """Left, each operation by arithmetic intensity and rate under the two ceilings, its area the time it takes; right,
-    the same operations' times with their limits in a darker shade."""
+def svg(groups: list[dict[str, Any]], ceilings: dict[str, float], title: str, most: int = 13) -> str:
+    """Left, each operation and shape by arithmetic intensity and rate under the two ceilings, its area the time it
+    takes; right, the time of each operation, all shapes together, and in a darker shade its limit."""
     total = sum(g["ms"] for g in groups)
-    top = [g for g in groups if g["op"] != "rest"][:most]
-    others = total - sum(g["ms"] for g in top)
+    every = by_operation(groups, ceilings)
+    named = [g for g in every if g["op"] != "rest"][:most]
+    colour = {g["op"]: COLOURS.get(g["op"], PALETTE[k % len(PALETTE)]) for k, g in enumerate(named)}
     peak, copy = ceilings["gflops"], ceilings["gbytes"]
-    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1180 470" font-family="sans-serif" font-size="12">',
-           '<rect width="1180" height="470" fill="white"/>',
-           f'<text x="20" y="26" font-size="16" fill="#1a202c">{escape(title)}: {number(total)} ms</text>']
+    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1060 470" font-family="sans-serif" font-size="12">',
+           '<rect width="1060" height="470" fill="white"/>',
+           f'<text x="20" y="26" font-size="16" fill="#1a202c">{escape(title)}, {number(total)} ms</text>']
 
-    # left: log-log, 0.03 to 1000 FLOP a byte; 0.3 GFLOP/s to the next power of ten above the ceiling
+    # left: logarithmic, 0.03 to 1000 FLOP a byte; 0.3 GFLOP/s to the power of ten above the ceiling
     x0, y0, w, h = 60, 50, 470, 360
     xs, ys = (math.log10(0.03), 3.0), (math.log10(0.3), math.ceil(math.log10(peak) + 0.1))
     X = lambda v: x0 + w * (min(max(math.log10(v), xs[0]), xs[1]) - xs[0]) / (xs[1] - xs[0])
@@ -166,36 +181,34 @@ def svg(groups: list[dict[str, Any]], ceilings: dict[str, float], title: str, mo
     ridge, left = peak / copy, 10 ** xs[0]
     out.append(f'<path d="M{X(left):.1f} {Y(left * copy):.1f}L{X(ridge):.1f} {Y(peak):.1f}H{x0 + w}" fill="none" '
                'stroke="#1a202c" stroke-width="1.5"/>')
-    out.append(f'<text x="{x0 + w - 4}" y="{Y(peak) - 6:.1f}" text-anchor="end" fill="#1a202c">'
-               f'sgemm {peak:.0f} GFLOP/s</text>')
-    out.append(f'<text x="{X(left) + 8:.1f}" y="{Y(left * copy) - 12:.1f}" fill="#1a202c">copy {copy:.0f} GB/s</text>')
+    for at, rate, text in ((ridge, peak, f"sgemm {peak:.0f} GFLOP/s"), (ridge / 8, peak / 8, f"copy {copy:.0f} GB/s")):
+        out.append(f'<text x="{X(at) - 8:.1f}" y="{Y(rate) - 4:.1f}" text-anchor="end" fill="#1a202c">{text}</text>')
     out.append(f'<text x="{x0 + w / 2}" y="{y0 + h + 34}" text-anchor="middle" fill="#4a5568">FLOP per byte</text>')
     out.append(f'<text transform="translate(18 {y0 + h / 2}) rotate(-90)" text-anchor="middle" fill="#4a5568">'
                'GFLOP/s</text>')
-    for k, g in sorted(enumerate(top, 1), key=lambda e: -e[1]["ms"]):
-        if not g["flops"] or not g["bytes"]:
-            continue
-        x, y, r = X(g["flops"] / g["bytes"]), Y(g["flops"] / g["ms"] / 1e6), max(5.0, 46 * math.sqrt(g["ms"] / total))
-        out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}" fill="{COLOURS.get(g["op"], GREY)}" '
-                   'fill-opacity="0.6" stroke="white"/>'
-                   f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="#1a202c">{k}</text>')
+    for g in groups:  # the largest first
+        if g["flops"] and g["bytes"] and g["ms"] > 0.002 * total:
+            r = max(3.0, 60 * math.sqrt(g["ms"] / total))
+            about = f"{g['op']} {g['shape']}: {g['calls']} calls, {number(g['ms'])} ms"
+            out.append(f'<circle cx="{X(g["flops"] / g["bytes"]):.1f}" cy="{Y(g["flops"] / g["ms"] / 1e6):.1f}" '
+                       f'r="{r:.1f}" fill="{colour.get(g["op"], GREY)}" fill-opacity="0.6" stroke="white">'
+                       f'<title>{escape(about)}</title></circle>')
 
     # right: bars
-    x0, w = 860, 230
-    widest = max([*(g["ms"] for g in top), others, 1e-9])
-    entries = [(f"{k}  {g['op']}", g["shape"], g["calls"], g["ms"], limit(g, ceilings), COLOURS.get(g["op"], GREY))
-               for k, g in enumerate(top, 1)] + [("all others", "", 0, others, 0.0, GREY)]
-    out.append(f'<text x="{x0}" y="44" fill="#4a5568">ms; dark: its limit</text>')
-    for k, (name, shape, calls, ms, bound, colour) in enumerate(entries):
-        y = 54 + 26 * k
-        times = f"{calls} × " if calls > 1 else ""
-        out.append(f'<text x="{x0 - 8}" y="{y + 9}" text-anchor="end" fill="#1a202c">{escape(name)}</text>'
-                   f'<text x="{x0 - 8}" y="{y + 19}" text-anchor="end" font-size="9" fill="#718096">'
-                   f'{escape(times + shape)}</text>'
-                   f'<rect x="{x0}" y="{y}" width="{w * ms / widest:.1f}" height="18" fill="{colour}" '
-                   'fill-opacity="0.55"/>'
-                   f'<rect x="{x0}" y="{y + 4}" width="{min(w * bound / widest, w + 60):.1f}" height="10" '
-                   f'fill="{colour}"/>'
-                   f'<text x="{x0 + w * ms / widest + 6:.1f}" y="{y + 13}" fill="#1a202c">{number(ms)}'
+    x0, w = 720, 230
+    rest = [g for g in every if g not in named]
+    entries = [*named, {"op": "all others", "calls": sum(g["calls"] for g in rest), "ms": sum(g["ms"] for g in rest),
+                        "limit": sum(g["limit"] for g in rest)}]
+    widest = max(max(g["ms"], g["limit"]) for g in entries) or 1.0
+    out.append(f'<text x="{x0}" y="44" fill="#4a5568">ms, and how far from the limit (dark)</text>')
+    for k, g in enumerate(entries):
+        y, ms, bound, fill = 54 + 26 * k, g["ms"], g["limit"], colour.get(g["op"], GREY)
+        reach = x0 + w * max(ms, bound) / widest + 6
+        out.append(f'<text x="{x0 - 8}" y="{y + 13}" text-anchor="end" fill="#1a202c">{escape(g["op"])}'
+                   f'<tspan fill="#718096" dx="5">{g["calls"]}×</tspan></text>'
+                   f'<rect x="{x0}" y="{y}" width="{w * ms / widest:.1f}" height="18" fill="{fill}" '
+                   'fill-opacity="0.5"/>'
+                   f'<rect x="{x0}" y="{y + 4}" width="{w * bound / widest:.1f}" height="10" fill="{fill}"/>'
+                   f'<text x="{reach:.1f}" y="{y + 13}" fill="#1a202c">{number(ms)}'
                    f'{f" ({_times(ms, bound)})" if bound else ""}</text>')
     return "\n".join([*out, "</svg>", ""])
