@@ -24,6 +24,7 @@ from .errors import (  # noqa: E402
     UserError,
 )
 from .fused import recompute  # noqa: E402
+from .kernels.memory import keep_freed  # noqa: E402
 from .kernels.threads import get_threads, set_threads, single_threaded_blas  # noqa: E402
 from .tape import grad, no_grad  # noqa: E402
 from .tensor import Tensor  # noqa: E402
@@ -31,6 +32,7 @@ from .tensor import Tensor  # noqa: E402
 __version__ = "0.1.0"
 
 single_threaded_blas()  # the threads are kernels/threads.py's to hand out
+keep_freed()
 
 # Imported when first used, so that `import tinygen` stays quick: they bring Numba, SciPy or Pillow with them.
 _LATER = {
