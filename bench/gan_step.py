@@ -68,13 +68,16 @@ def torch_step(r1: float, fused: bool, threads: int) -> Callable[[int], Any]:
         x = batches[i % 14]
         with torch.no_grad():
             fake = G(torch.randn(64, 16))
-        on_real, on_fake = D(torch.cat([x, fake])).split(64)
-        d_loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
-        objective = d_loss
         if r1:
             leaf = x.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(D(leaf).sum(), leaf, create_graph=True)
-            objective = objective + r1 / 2 * slope.square().sum((1, 2, 3)).mean()
+            on_real, on_fake = D(leaf), D(fake)
+            (slope,) = torch.autograd.grad(on_real.sum(), leaf, create_graph=True)
+            penalty = r1 / 2 * slope.square().sum((1, 2, 3)).mean()
+        else:
+            on_real, on_fake = D(torch.cat([x, fake])).split(64)
+            penalty = 0.0
+        d_loss = F.softplus(-on_real).mean() + F.softplus(on_fake).mean()
+        objective = d_loss + penalty
         d_opt.zero_grad()
         objective.backward()
         d_opt.step()

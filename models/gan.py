@@ -179,10 +179,9 @@ class GAN(Module):
         with nn.streams(rng, k):
             with tg.no_grad():
                 fake = self.generator(self.noise(len(x), rng, "gan.z.d", k))
-            logits = D(ops.concat(x, fake, axis=0))  # in one go: D treats each image by itself
-            on_real, on_fake = logits[: len(x)], logits[len(x) :]
+            on_real, on_fake, penalty = self._judge(x, fake, rng)
             d_loss = self._loss.d(on_real, on_fake)
-            objective = d_loss + self._penalty(x, fake, rng)
+            objective = d_loss if penalty is None else d_loss + penalty
             self.d_optimizer.step(tg.grad(objective, self.d_optimizer.params))
 
             g_loss = self._loss.g(D(self.generator(self.noise(len(x), rng, "gan.z.g", k))))
@@ -191,17 +190,23 @@ class GAN(Module):
         return {"d_loss": d_loss.item(), "g_loss": g_loss.item(),
                 "d_real": _certainty(on_real), "d_fake": _certainty(on_fake)}
 
-    def _penalty(self, x: Tensor, fake: Tensor, rng: Rng) -> Tensor | float:
-        """γ/2·E‖∇D(x)‖² (Mescheder et al. 2018, eq. 9) + λ·E(‖∇D(x̂)‖ − 1)² (Gulrajani et al. 2017, eq.
-        3)."""
-        c, total = self.config, 0.0
+    def _judge(self, x: Tensor, fake: Tensor, rng: Rng) -> tuple[Tensor, Tensor, Tensor | None]:
+        """D's logits of real images and of fakes, and the penalties: γ/2·E‖∇D(x)‖² (Mescheder et al. 2018, eq. 9)
+        + λ·E(‖∇D(x̂)‖ − 1)² (Gulrajani et al. 2017, eq. 3). R1 differentiates the pass that the loss needs anyway."""
+        c, D, penalty = self.config, self.discriminator, None
         if c.r1:
-            total = total + (c.r1 / 2) * losses.r1_penalty(self.discriminator, x)
+            x = Tensor(x.data, requires_grad=True)
+            on_real, on_fake = D(x), D(fake)
+            slope = tg.grad(ops.sum(on_real), x, create_graph=True)
+            penalty = (c.r1 / 2) * ops.mean(losses.per_sample(ops.square(slope)))
+        else:
+            logits = D(ops.concat(x, fake, axis=0))  # in one go: D treats each image by itself
+            on_real, on_fake = logits[: len(x)], logits[len(x) :]
         if c.gradient_penalty:
             u = rng.uniform("gan.u", self.iteration, (len(x),)).to(x.device)
-            between = losses.interpolate(x, fake, u)
-            total = total + c.gradient_penalty * losses.gradient_penalty(self.discriminator, between)
-        return total
+            between = c.gradient_penalty * losses.gradient_penalty(D, losses.interpolate(x, fake, u))
+            penalty = between if penalty is None else penalty + between
+        return on_real, on_fake, penalty
 
     def sample(self, n: int, rng: Rng, *, average: bool = True) -> Tensor:
         """n images N,H,W,C in [−1, 1].
