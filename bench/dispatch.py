@@ -1,6 +1,7 @@
-"""What the tape costs: one operation on four numbers, over bare NumPy: bench/results/dispatch.json.
+"""What the tape costs: one operation on four numbers, over bare NumPy.
 
-    python bench/dispatch.py [--dry]
+    python bench/dispatch.py                 once, to look at
+    python -m bench --only dispatch          several times, into bench/results/dispatch.json
 
 Chains of fifty, so that the cost of `grad` itself is shared as it is in a network; and a single operation with a grad
 of its own. Each number is the smallest of 40 rounds, in microseconds an operation: what the code costs, not what else
@@ -9,7 +10,6 @@ the machine was doing. "bare" is NumPy's own call; "backward" is forward and bac
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +20,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import tinygen as tg  # noqa: E402
-from bench import record  # noqa: E402
 from tinygen import ops  # noqa: E402
 
 CHAIN, ROUNDS = 50, 40
@@ -70,17 +69,11 @@ def measure() -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
-    dry = parser.parse_args().dry
     table = measure()
     columns = list(next(iter(table.values())))
     print(f"{'µs':12}" + "".join(f"{c:>26}" for c in columns))
     for name, row in table.items():
         print(f"{name:12}" + "".join(f"{row[c]:>26.2f}" for c in columns))
-    if not dry:
-        result = {"targets": {"forward, over bare": 2.0, "backward": 6.0}, "microseconds": table}
-        print(record.write("dispatch", result))
 
 
 if __name__ == "__main__":
