@@ -30,6 +30,9 @@ POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 BLOCK = 64
 # Bytes that a block's transformed inputs may take.
 MEMORY = 4 << 20
+# Numbers between matrices whose like entries are written together: at powers of two apart they would fall into the same
+# few sets of the cache, and drive one another out.
+PAD = 16
 
 _scratch = threading.local()
 
@@ -160,7 +163,7 @@ class _Plan:
         """Memory of this thread, kept between calls: transformed inputs of a block; a panel's second operand and its
         result; one tile each of inputs, of outputs and of weights, for the edges."""
         area, panel = self.side**2, 2 * self.lanes
-        sizes = (block * (area * width + 16), area * extra * panel, area * block * panel,
+        sizes = (block * (area * width + PAD), area * (extra * panel + PAD), area * block * panel,
                  area * width, self.tile**2 * panel, 9 * max(extra, 1) * panel)
         memory = getattr(_scratch, "memory", None)
         need = sum(_round_up(size * self.dtype.itemsize, 64) for size in sizes) + 64
@@ -185,7 +188,7 @@ def _forward(x, w, y, V, U, M, inputs, outputs, weights, geo, C, F, first, last,
     m, rows, columns, H, W, OH, OW, top, left, lanes = geo
     n, NR = m + 2, 2 * lanes
     width = -(-C // lanes) * lanes
-    stride = n * n * width + 16  # of V from tile to tile; the 16 keep them from falling into the same sets of the cache
+    stride = n * n * width + PAD
     for start in range(first, last, block):
         count = min(block, last - start)
         for t in range(count):
@@ -194,7 +197,7 @@ def _forward(x, w, y, V, U, M, inputs, outputs, weights, geo, C, F, first, last,
             _weight_panel(w, U, weights, m, C, F, p * NR, lanes)
             for k in range(n * n):
                 for t in range(0, count, simd.ROWS):
-                    simd.multiply(V, t * stride + k * width, stride, 1, U, k * C * NR, NR,
+                    simd.multiply(V, t * stride + k * width, stride, 1, U, k * (C * NR + PAD), NR,
                                   M, (t * n * n + k) * NR, n * n * NR, C)
             for t in range(count):
                 _output_tile(M, y, outputs, t * n * n * NR, geo, F, p * NR, start + t)
@@ -206,7 +209,7 @@ def _weight_grad(x, g, gw, V, D, M, inputs, outputs, _, geo, C, F, first, last, 
     m, lanes = geo[0], geo[9]
     n, NR = m + 2, 2 * lanes
     width = -(-C // max(lanes, simd.ROWS)) * max(lanes, simd.ROWS)
-    stride = n * n * width + 16
+    stride = n * n * width + PAD
     line = -(-F // NR) * NR
     for start in range(first, last, block):
         count = min(block, last - start)
@@ -233,25 +236,22 @@ def _input_tile(x, V, inputs, d, width, geo, C, q):
     m, rows, columns, H, W, OH, OW, top, left, lanes = geo
     n = m + 2
     i, j = q // columns % rows * m - top, q % columns * m - left
-    s = ((q // columns // rows * H + i) * W + j) * C
-    if width == C and i >= 0 and j >= 0 and i + n <= H and j + n <= W:
-        _input_vectors(x, s, W * C, C, V, d, m, width, lanes)
-        return
-    lo, hi = min(max(-j, 0), n), max(min(W - j, n), 0)
-    for a in range(n):
-        if i + a < 0 or i + a >= H or lo >= hi:
-            _zero(inputs, a * n * width, n * width)
-            continue
-        _zero(inputs, a * n * width, lo * width)
-        for b in range(lo, hi):
-            _copy(inputs, (a * n + b) * width, x, s + (a * W + b) * C, C)
-            _zero(inputs, (a * n + b) * width + C, width - C)
-        _zero(inputs, (a * n + hi) * width, (n - hi) * width)
-    _input_vectors(inputs, 0, n * width, width, V, d, m, width, lanes)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _input_vectors(src, s, row, column, V, d, m, width, lanes):
+    src, s, row, column = x, ((q // columns // rows * H + i) * W + j) * C, W * C, C
+    if width != C or i < 0 or j < 0 or i + n > H or j + n > W:
+        lo, hi = min(max(-j, 0), n), max(min(W - j, n), 0)
+        for a in range(n):
+            if i + a < 0 or i + a >= H or lo >= hi:
+                _zero(inputs, a * n * width, n * width)
+                continue
+            _zero(inputs, a * n * width, lo * width)
+            if width == C:  # neighbouring pixels are one run of memory
+                _copy(inputs, (a * n + lo) * width, x, s + (a * W + lo) * C, (hi - lo) * C)
+            else:
+                for b in range(lo, hi):
+                    _copy(inputs, (a * n + b) * width, x, s + (a * W + b) * C, C)
+                    _zero(inputs, (a * n + b) * width + C, width - C)
+            _zero(inputs, (a * n + hi) * width, (n - hi) * width)
+        src, s, row, column = inputs, 0, n * width, width
     for c in range(0, width, lanes):
         if m == 4:
             _input4(src, s + c, row, column, V, d + c, 6 * width, width)
@@ -261,9 +261,9 @@ def _input_vectors(src, s, row, column, V, d, m, width, lanes):
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
 def _weight_panel(w, U, weights, m, C, F, f, lanes):
-    """U (n·n, C, 2·lanes) = G w Gᵀ for the output channels from f on."""
+    """U (n·n, C, 2·lanes), PAD apart, = G w Gᵀ for the output channels from f on."""
     n, NR = m + 2, 2 * lanes
-    src, s, line = w, f, F
+    src, s, line, step = w, f, F, C * NR + PAD
     if f + NR > F:
         src, s, line = weights, 0, NR
         for k in range(9 * C):
@@ -272,9 +272,9 @@ def _weight_panel(w, U, weights, m, C, F, f, lanes):
     for c in range(C):
         for v in range(0, NR, lanes):
             if m == 4:
-                _weight4(src, s + c * line + v, 3 * C * line, C * line, U, c * NR + v, n * C * NR, C * NR)
+                _weight4(src, s + c * line + v, 3 * C * line, C * line, U, c * NR + v, n * step, step)
             else:
-                _weight2(src, s + c * line + v, 3 * C * line, C * line, U, c * NR + v, n * C * NR, C * NR)
+                _weight2(src, s + c * line + v, 3 * C * line, C * line, U, c * NR + v, n * step, step)
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
@@ -283,24 +283,20 @@ def _output_tile(M, y, outputs, s, geo, F, f, q):
     m, rows, columns, H, W, OH, OW, top, left, lanes = geo
     NR = 2 * lanes
     i, j = q // columns % rows * m, q % columns * m
-    d = ((q // columns // rows * OH + i) * OW + j) * F + f
-    if i + m <= OH and j + m <= OW and f + NR <= F:
-        _output_vectors(M, s, y, d, OW * F, F, m, lanes)
-        return
-    _output_vectors(M, s, outputs, 0, m * NR, NR, m, lanes)
-    for a in range(min(m, OH - i)):
-        for b in range(min(m, OW - j)):
-            _copy(y, d + (a * OW + b) * F, outputs, (a * m + b) * NR, min(NR, F - f))
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _output_vectors(M, s, dst, d, row, column, m, lanes):
-    NR = 2 * lanes
+    place = ((q // columns // rows * OH + i) * OW + j) * F + f
+    dst, d, row, column = y, place, OW * F, F
+    edge = i + m > OH or j + m > OW or f + NR > F
+    if edge:
+        dst, d, row, column = outputs, 0, m * NR, NR
     for v in range(0, NR, lanes):
         if m == 4:
             _output4(M, s + v, 6 * NR, NR, dst, d + v, row, column)
         else:
             _output2(M, s + v, 4 * NR, NR, dst, d + v, row, column)
+    if edge:
+        for a in range(min(m, OH - i)):
+            for b in range(min(m, OW - j)):
+                _copy(y, place + (a * OW + b) * F, outputs, (a * m + b) * NR, min(NR, F - f))
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
