@@ -46,7 +46,7 @@ class Config:
     batch_size: int = field(64, "images in a training step")
     flip: bool = field(False, "mirror half of the training images")
     lr: float = field(1e-3, "learning rate of Adam")
-    decay_steps: int = field(3000, "steps over which the learning rate falls to a twentieth; 0: it stays")
+    decay_steps: int = field(2400, "steps over which the learning rate falls to a twentieth; 0: it stays")
     warm_up: int = field(100, "steps over which the learning rate rises")
     clip_norm: float = field(1.0, "largest global norm of the gradient")
     ema: float = field(0.995, "decay of the moving average of the weights")
@@ -66,7 +66,7 @@ PRESETS = {
 class DDPM(nn.Module):
     """Denoising diffusion with a U-Net (Ho et al. 2020)."""
 
-    data, steps = "digits", 3000
+    data, steps = "digits", 2400
     saved = ("iteration",)
 
     def __init__(self, config: Config, rng: Rng):
