@@ -294,6 +294,8 @@ TWINS = {
     "argmax": _arg(torch.argmax), "argmin": _arg(torch.argmin), "ties": ties,
     "logsumexp": lambda x, axis, keepdims: over(torch.logsumexp, x, axis, keepdims),
     "softmax": lambda x, axis: _log_softmax(x, axis).exp(), "log_softmax": _log_softmax, "cumsum": cumsum,
+    "softmax_pull": lambda c, p, axis: p * (c - (c * p).sum(axis, keepdim=True)),
+    "log_softmax_pull": lambda c, log_p, axis: c - log_p.exp() * c.sum(axis, keepdim=True),
     "spread": lambda x, shape, axis: adjoint(
         lambda t: t.sum(axis, keepdim=x.ndim == len(shape)), shape, x),
     # shape

@@ -1,8 +1,8 @@
 """The activations: sigmoid and its relatives, the rectifiers, SiLU and GELU.
 
-The last two stand in every block of a diffusion network, so they are fused: a few passes over one buffer
-forward, one operation backward that computes again from x what it needs instead of keeping it. Their laws are
-plain operations. Buffers come from empty_like, since a ufunc of a 0-d array returns a scalar without out=.
+The last two stand in every block of a diffusion network, so they are fused: one pass over memory forward, one
+backward that computes again from x what it needs instead of keeping it (kernels/activation). Their laws are plain
+operations. Buffers come from empty_like, since a ufunc of a 0-d array returns a scalar without out=.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from .. import backend
 from ..errors import ShapeError
 from ..fused import fused
+from ..kernels import activation as kernel
 from ..tape import op
 from .elementwise import _COST, _erf, erf, neg, tanh, where
 
@@ -92,6 +93,8 @@ def _alpha_not_negative(x, *, alpha):
 @op(flops=lambda x, by, slope: 2 * x.size)
 def gate(xp, x, by, *, slope=0.0):
     """y = x where by > 0, else slope·x: the adjoint of leaky_relu"""
+    if xp is np and x.dtype == np.float32 == by.dtype and x.shape == by.shape:
+        return kernel.gate(x, by, slope=slope)
     y = xp.greater(by, 0.0).astype(x.dtype)  # a product: where() mispredicts a branch at random signs
     if slope:
         y *= 1.0 - slope
@@ -115,6 +118,8 @@ relu.vjp(x=lambda g, y: gate(g, y))
 @op(flops=lambda x, slope: 2 * x.size, prepare=_slope_not_negative)
 def leaky_relu(xp, x, *, slope=0.01):
     """y = x where x > 0, else slope·x, with derivative slope at 0"""
+    if xp is np and x.dtype == np.float32:
+        return kernel.gate(x, x, slope=slope)
     y = xp.multiply(x, slope, out=xp.empty_like(x))
     return xp.maximum(x, y, out=y) if slope <= 1 else xp.minimum(x, y, out=y)
 
@@ -145,6 +150,8 @@ def _silu_law(x):
 
 def _silu_forward(x):
     xp = backend.array_module([x])
+    if xp is np:
+        return kernel.silu_forward(x), None
     y = _one_plus_exp_neg(xp, x)
     return xp.divide(x, y, out=y), None
 
@@ -152,6 +159,8 @@ def _silu_forward(x):
 def _silu_backward(g, x, *, hint):
     """g·s·(1 + x − x·s), with s = sigmoid x"""
     xp = backend.array_module([x])
+    if xp is np:
+        return (kernel.silu_backward(g, x),)
     s = _sigmoid(xp, x)
     gx = xp.multiply(x, s, out=xp.empty_like(s))
     xp.subtract(x, gx, out=gx)
@@ -202,6 +211,8 @@ def _gelu_inner(xp, x, approximate):
 
 def _gelu_forward(x, *, approximate):
     xp = backend.array_module([x])
+    if xp is np:
+        return kernel.gelu_forward(x, approximate=approximate), None
     y = _gelu_inner(xp, x, approximate)
     y += 1.0
     y *= 0.5
@@ -212,6 +223,8 @@ def _gelu_forward(x, *, approximate):
 def _gelu_backward(g, x, *, approximate, hint):
     """g·(Φ + x·φ), φ the derivative of Φ"""
     xp = backend.array_module([x])
+    if xp is np:
+        return (kernel.gelu_backward(g, x, approximate=approximate),)
     t = _gelu_inner(xp, x, approximate)
     gx = xp.square(x, out=xp.empty_like(t))
     if approximate == "none":  # φ = e^(−x²/2) / √(2π)

@@ -10,8 +10,9 @@ import math
 import numpy as np
 
 from ..errors import ShapeError
+from ..kernels import softmax as kernel
 from ..tape import op
-from .elementwise import _COST, exp
+from .elementwise import _COST, exp, neg
 from .summation import total
 
 
@@ -185,6 +186,11 @@ def _shifted(xp, x, axis):
     return m, d
 
 
+def _along_rows(xp, x, axis) -> bool:
+    """Is it for the kernel: float32 numbers, over the last axis of an array?"""
+    return xp is np and x.dtype == np.float32 and axis == (x.ndim - 1,)
+
+
 @op(flops=lambda x, axis, keepdims: (_COST + 3) * x.size, prepare=_axes("logsumexp"))
 def logsumexp(xp, x, *, axis=None, keepdims=False):
     """y = log Σ eˣ over `axis`. Where every x is −∞, y is −∞ and the gradient 0."""
@@ -197,6 +203,8 @@ def logsumexp(xp, x, *, axis=None, keepdims=False):
 @op(flops=lambda x, axis: (_COST + 4) * x.size, prepare=_axes("softmax"))
 def softmax(xp, x, *, axis=-1):
     """y = eˣ / Σ eˣ over `axis`; 0, with the gradient 0, where every x is −∞"""
+    if _along_rows(xp, x, axis):
+        return kernel.softmax(x)
     _, e = _shifted(xp, x, axis)
     xp.exp(e, out=e)
     s = total(xp, e, axis, True)
@@ -207,6 +215,8 @@ def softmax(xp, x, *, axis=-1):
 @op(flops=lambda x, axis: (_COST + 4) * x.size, prepare=_axes("log_softmax"))
 def log_softmax(xp, x, *, axis=-1):
     """y = x − log Σ eˣ over `axis`; −∞ where every x is"""
+    if _along_rows(xp, x, axis):
+        return kernel.log_softmax(x)
     _, d = _shifted(xp, x, axis)
     s = total(xp, xp.exp(d), axis, True)
     d -= xp.log(s + (s == 0))
@@ -214,8 +224,41 @@ def log_softmax(xp, x, *, axis=-1):
 
 
 logsumexp.vjp(x=lambda g, x, x_shape, axis: spread(g, shape=x_shape, axis=axis) * softmax(x, axis=axis))
-softmax.vjp(x=lambda g, y, axis: y * (g - sum(g * y, axis=axis, keepdims=True)))
-log_softmax.vjp(x=lambda g, y, axis: g - exp(y) * sum(g, axis=axis, keepdims=True))
+softmax.vjp(x=lambda g, y, axis: softmax_pull(g, y, axis=axis))
+log_softmax.vjp(x=lambda g, y, axis: log_softmax_pull(g, y, axis=axis))
+
+
+@op(flops=lambda c, p, axis: 4 * p.size)
+def softmax_pull(xp, c, p, *, axis):
+    """y = p·(c − Σ c·p) over `axis`: the cotangent c pulled back through p = softmax x"""
+    if _along_rows(xp, c, axis) and p.dtype == c.dtype and p.shape == c.shape:
+        return kernel.softmax_pull(c, p)
+    y = c - total(xp, c * p, axis, True)
+    y *= p
+    return y
+
+
+@op(flops=lambda c, log_p, axis: (_COST + 3) * c.size)
+def log_softmax_pull(xp, c, log_p, *, axis):
+    """y = c − p·Σ c over `axis`, p = exp(log_p): the cotangent c pulled back through log_p = log_softmax x"""
+    if _along_rows(xp, c, axis) and log_p.dtype == c.dtype and log_p.shape == c.shape:
+        return kernel.log_softmax_pull(c, log_p)
+    return c - xp.exp(log_p) * total(xp, c, axis, True)
+
+
+def _along(axis, x):
+    return sum(x, axis=axis, keepdims=True)
+
+
+# softmax has a symmetric Jacobian, so the adjoint of its pull with respect to c is that pull again
+softmax_pull.vjp(
+    c=lambda g, p, axis: softmax_pull(g, p, axis=axis),
+    p=lambda g, c, p, axis: g * (c - _along(axis, c * p)) - c * _along(axis, g * p),
+)
+log_softmax_pull.vjp(
+    c=lambda g, log_p, axis: g - _along(axis, g * exp(log_p)),
+    log_p=lambda g, c, log_p, axis: neg(g * exp(log_p) * _along(axis, c)),
+)
 
 
 # ---- cumulative sums

@@ -42,6 +42,10 @@ for name in ("softmax", "log_softmax"):
     case(name, (2, 3, 4), axis=(0, 2))
     case(name, (2, 3), axis=None)
     case(name, (0, 3))
+for name in ("softmax_pull", "log_softmax_pull"):
+    case(name, (3, 5), (3, 5), axis=(1,))
+    case(name, (2, 3, 4), (2, 3, 4), axis=(0, 2))
+    case(name, (0, 3), (0, 3), axis=(1,))
 for reverse in (False, True):
     case("cumsum", (2, 3, 4), axis=1, reverse=reverse)
     case("cumsum", (5,), reverse=reverse)
