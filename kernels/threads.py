@@ -88,7 +88,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
     """np.matmul, with its rows (or, for stacks of matrices, the stack) shared among the threads."""
     if a.ndim == 2 and b.ndim == 2:
         (m, k), n = a.shape, b.shape[1]
-        if m * n * k < WORTH or _count == 1:
+        if m * n * k < 4 * WORTH or _count == 1:
             return np.matmul(a, b, out=out)
         y = np.empty((m, n), np.result_type(a, b)) if out is None else out
         if m >= n:

@@ -178,7 +178,7 @@ def fir(x, kernel, up, down, padding):
 # ---- convolutions: w (kh, kw, C/groups, F)
 
 
-def conv2d(x, w, b=None, *, stride, padding, dilation, groups):
+def conv2d(x, w, b=None, *, stride, padding, dilation, groups, impl=None):
     stride, dilation = pair(stride), pair(dilation)
     if padding == "same":
         total = [max((math.ceil(n / s) - 1) * s + d * (k - 1) + 1 - n, 0)
@@ -311,6 +311,7 @@ TWINS = {
     "one_hot": lambda ids, classes, dtype: F.one_hot(ids, classes).to(getattr(torch, np.dtype(dtype).name)),
     "argsort": lambda x, axis: x.argsort(dim=axis, stable=True),
     # linear algebra
+    "linear": lambda x, w, b: x @ w if b is None else x @ w + b,
     "matmul": lambda a, b, ta, tb: torch.matmul(a.mT if ta else a, b.mT if tb else b),
     "einsum": lambda *xs, subscripts: torch.einsum(subscripts, *xs),
     "cholesky": lambda a: torch.linalg.cholesky((a + a.mT) / 2), "solve": torch.linalg.solve, "inv": torch.linalg.inv,

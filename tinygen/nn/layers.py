@@ -35,8 +35,7 @@ class Linear(Module):
         self.b = _bias(init, shape, law, features_out) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = ops.matmul(x, self.w)
-        return y if self.b is None else y + self.b
+        return ops.linear(x, self.w, self.b)
 
     def describe(self) -> str:
         return f"{self.w.shape[0]} → {self.w.shape[1]}"

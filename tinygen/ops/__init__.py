@@ -71,7 +71,7 @@ from .index import (
     take_along_axis,
     topk,
 )
-from .linalg import cholesky, det, dot, einsum, inv, logdet, matmul, outer, slogdet, solve, solve_triangular
+from .linalg import cholesky, det, dot, einsum, inv, linear, logdet, matmul, outer, slogdet, solve, solve_triangular
 from .norm import batch_norm, batch_norm_inference, group_norm, instance_norm, layer_norm, pixel_norm
 from .pool import (
     avg_pool2d,
@@ -142,7 +142,7 @@ __all__ = [
     "depth_to_space", "det", "div", "dot", "dropout", "einsum", "elu", "embedding", "equal", "erf", "exp",
     "expand_dims", "expm1", "fir", "flatten", "flip", "floor", "gate", "gelu", "getitem", "global_avg_pool",
     "greater", "greater_equal", "group_norm", "instance_norm", "inv", "isfinite", "layer_norm", "leaky_relu", "less",
-    "less_equal", "log", "log1p", "log_sigmoid", "log_softmax", "log_softmax_pull", "logdet", "logical_and",
+    "less_equal", "linear", "log", "log1p", "log_sigmoid", "log_softmax", "log_softmax_pull", "logdet", "logical_and",
     "logical_not", "logical_or", "logsumexp", "matmul", "max", "max_pool2d", "max_pool2d_taps", "maximum", "mean",
     "min", "minimum", "moveaxis", "mul", "neg", "norm", "not_equal", "one_hot", "outer", "pad", "pick_pool2d",
     "pick_unpool2d", "pixel_norm", "power", "put", "put_along_axis", "registry", "relu", "repeat", "reshape",

@@ -49,6 +49,8 @@ def matmul(xp, a, b, *, ta=False, tb=False):
             a = a.swapaxes(-1, -2)
         if tb:
             b = b.swapaxes(-1, -2)
+        if a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] == 1:
+            return a * b  # an outer product, which BLAS is slow at
         product = shared_matmul if xp is np else xp.matmul
         if b.ndim == 2 and a.ndim > 2:
             *batch, k = a.shape
@@ -89,6 +91,27 @@ def _matmul_b(g, a, a_shape, b_shape, ta, tb):
 
 
 matmul.vjp(a=_matmul_a, b=_matmul_b)
+
+
+@op(flops=lambda x, w, b: 2 * x.size * w.shape[1] + (0 if b is None else x.size // w.shape[0] * w.shape[1]))
+def linear(xp, x, w, b=None):
+    """y = x w + b, x (…, K), w (K, F), b (F,) or None: the layer, in one pass over y."""
+    if w.ndim != 2 or not x.ndim or x.shape[-1] != w.shape[0]:
+        raise ShapeError(f"linear needs x (…, K) and w (K, F); x is {x.shape} and w is {w.shape}.")
+    if b is not None and b.shape != w.shape[1:]:
+        raise ShapeError(f"linear needs b of shape {w.shape[1:]}; it is {b.shape}.")
+    *batch, k = x.shape
+    y = (shared_matmul if xp is np else xp.matmul)(x.reshape(math.prod(batch), k), w)
+    if b is not None:
+        y += b
+    return y.reshape(*batch, w.shape[1])
+
+
+linear.vjp(
+    x=lambda g, w: matmul(g, w, tb=True),
+    w=lambda g, x: _matmul_b(g, x, x.shape, (x.shape[-1], g.shape[-1]), False, False),
+    b=lambda g, b_shape: unbroadcast(g, b_shape),
+)
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..kernels import softmax as kernel
 from ..tape import op
-from .elementwise import _COST, exp, neg
+from .elementwise import _COST, exp, expand, neg
 from .summation import total
 
 
@@ -77,8 +77,8 @@ def sum(xp, x, *, axis=None, keepdims=False):
 
 @op(flops=lambda x, shape, axis: 0)
 def spread(xp, x, *, shape, axis):
-    """y = x repeated along the axes `axis`, a tuple, to `shape` (a view); the adjoint of sum"""
-    return xp.broadcast_to(x.reshape(_kept(shape, axis)), shape)
+    """y = x repeated along the axes `axis`, a tuple, to `shape`; the adjoint of sum"""
+    return expand(xp, x.reshape(_kept(shape, axis)), shape)
 
 
 sum.vjp(x=lambda g, x_shape, axis: spread(g, shape=x_shape, axis=axis))

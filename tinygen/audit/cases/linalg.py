@@ -8,7 +8,12 @@ for a, b in (((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((4,), (4, 5)), ((3, 4), (4,
              ((2, 3, 4), (4,)), ((4,), (2, 4, 3)),
              ((2, 1, 3, 4), (5, 4, 2)), ((3, 4), (2, 4, 5)), ((0, 3, 4), (4, 5))):
     case("matmul", a, b)
+case("linear", (3, 4), (4, 2), (2,))
+case("linear", (2, 3, 4), (4, 5), (5,))
+case("linear", (4,), (4, 5), make=lambda rng: (rng.standard_normal(4), rng.standard_normal((4, 5)), None))
+case("linear", (0, 4), (4, 5), (5,))
 case("matmul", (2, 4, 3), (4, 5), ta=True)
+case("matmul", (3, 1), (1, 4))
 case("matmul", (2, 3, 4), (5, 4), tb=True)
 case("matmul", (4, 3), (2, 5, 4), ta=True, tb=True)
 
