@@ -141,14 +141,14 @@ class DDPM(nn.Module):
         return ops.clip(x, low=-1.0, high=1.0)
 
     def figures(self, rng: Rng) -> dict[str, np.ndarray]:
-        """The strip of denoising steps: x_t above, x̂₀ below, for eight samples from noise to picture."""
-        x, columns = self.noise(8, rng), []
+        """The strip of denoising steps: x_t above, x̂₀ below, for six samples from noise to picture."""
+        x, columns = self.noise(6, rng), []
         with self.ema.applied():
             walk = [(x, x)] + [(x, x0) for _, x, x0 in self.trajectory(x, rng, "ddim", 50, 0.0, True, "trailing")]
-        for k in np.unique(np.linspace(0, len(walk) - 1, 10).astype(int)):
+        for k in np.unique(np.linspace(0, len(walk) - 1, 16).astype(int)):
             columns.append([to_uint8(a.numpy()) for a in walk[k]])
         rows = []
-        for sample in range(8):
+        for sample in range(6):
             for which in (0, 1):
                 rows.append(
                     np.concatenate([np.pad(c[which][sample], ((1, 1), (1, 1), (0, 0))) for c in columns], axis=1)

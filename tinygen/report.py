@@ -56,7 +56,8 @@ def figures(folder: Run, model: Any, seed: int) -> list[str]:
         model.train(training)
     folder.figures.mkdir(exist_ok=True)
     for name, picture in drawn.items():
-        save_png(folder.figures / f"{name}.png", picture)
+        times = max(1, 500 // max(picture.shape[:2]))  # pixels of 8×8 digits, large enough to be seen
+        save_png(folder.figures / f"{name}.png", picture.repeat(times, axis=0).repeat(times, axis=1))
     return list(drawn)
 
 
