@@ -12,9 +12,9 @@ IMPLS = ("direct", "im2col", "winograd2", "winograd4")
 TILES = {"winograd2": 2, "winograd4": 4}
 PANEL = 32  # Winograd's output channels come in panels this wide
 
-# Costs of one form, in multiply-adds: of a transformed number of the image and of the weights; of a number copied to
-# the columns; of starting at all.
-IMAGE, WEIGHT, COLUMN, START = 12, 25, 14, 300_000
+# Costs of one form, in the multiply-adds of im2col's product: of a multiply-add between transforms; of a transformed
+# number of the image, and of the weights; of a number copied to the columns; of starting at all.
+PRODUCT, IMAGE, WEIGHT, COLUMN, START = 0.7, 10, 14, 12, 100_000
 
 
 def choose(impl: str | None, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], groups: int,
@@ -32,11 +32,11 @@ def choose(impl: str | None, kernel: tuple[int, int], stride: tuple[int, int], d
     if not fits:
         return "im2col"
     pixels = images * size[0] * size[1]
-    best, least = "im2col", 9 * pixels * (C * F + COLUMN * min(C, F))
+    best, least = "im2col", 9.0 * pixels * (C * F + COLUMN * min(C, F))
     for name, tile in TILES.items():
         tiles = images * -(-size[0] // tile) * -(-size[1] // tile)
         wide = -(-F // PANEL) * PANEL
-        cost = START + (tile + 2) ** 2 * (tiles * (C * wide + IMAGE * (C + wide)) + WEIGHT * C * wide)
+        cost = START + (tile + 2) ** 2 * (tiles * (PRODUCT * C * wide + IMAGE * (C + wide)) + WEIGHT * C * wide)
         if cost < least:
             best, least = name, cost
     return best

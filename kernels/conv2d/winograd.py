@@ -78,7 +78,8 @@ def input_grad(g, w, *, x_shape, padding, tile):
     (top, _), (left, _) = padding
     turned = np.empty((3, 3, w.shape[3], w.shape[2]), w.dtype)
     C, F = w.shape[2:]
-    share(9 * C, lambda i, j: _turn(w.reshape(-1), turned.reshape(-1), C, F, i, j), least=grain(9 * C, 2 * w.size))
+    runs, flat = 9 * -(-C // 8), (w.reshape(-1), turned.reshape(-1))
+    share(runs, lambda i, j: _turn(*flat, C, F, i, j), least=grain(runs, 2 * w.size))
     return _convolve(g, turned, x_shape, 2 - top, 2 - left, tile)
 
 
@@ -146,8 +147,9 @@ class _Plan:
         self.geometry = (tile, rows, columns, x.shape[1], x.shape[2], out[1], out[2], top, left, self.lanes)
 
     def few(self, width: int) -> bool:
-        """Whether threads divide the output channels: there are fewer tiles than would fill a block for each."""
-        return self.tiles < BLOCK * get_threads() and width >= 2 * self.lanes * get_threads()
+        """Whether threads divide the `width` output channels and not the tiles: whether transforming all tiles on each
+        thread costs less than transforming all weights on each (a number of an image takes twice as long)."""
+        return 2 * self.tiles < width and width >= 2 * self.lanes * get_threads()
 
     def least(self, C: int, F: int) -> int:
         """The fewest tiles that are worth a thread."""
@@ -321,11 +323,14 @@ def _gradient_tile(g, M, outputs, d, geo, F, f, q):
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
 def _turn(w, turned, C, F, first, last):
-    """turned[2 − u, 2 − v, f, c] = w[u, v, c, f], for the rows (u, v, c) from first to last."""
+    """turned[2 − u, 2 − v, f, c] = w[u, v, c, f], for the taps and runs of 8 channels c from first to last."""
+    runs = -(-C // 8)
     for r in range(first, last):
-        k, c = 8 - r // C, r % C
+        k, c = r // runs, r % runs * 8
+        s, d, count = (k * C + c) * F, (8 - k) * F * C + c, min(8, C - c)
         for f in range(F):
-            turned[np.uint64((k * F + f) * C + c)] = w[np.uint64(r * F + f)]
+            for j in range(count):  # eight lines fit in a set of the cache, wherever they lie
+                turned[np.uint64(d + f * C + j)] = w[np.uint64(s + j * F + f)]
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
