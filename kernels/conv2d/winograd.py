@@ -168,10 +168,11 @@ class _Plan:
         sizes = (block * (area * width + PAD), area * (extra * panel + PAD), area * block * panel,
                  area * width, self.tile**2 * panel, 9 * max(extra, 1) * panel)
         memory = getattr(_scratch, "memory", None)
-        need = sum(_round_up(size * self.dtype.itemsize, 64) for size in sizes) + 64
+        need = sum(_round_up(size * self.dtype.itemsize, 64) for size in sizes)
         if memory is None or memory.nbytes < need:
-            memory = _scratch.memory = np.zeros(need, np.uint8)
-        at, parts = -memory.ctypes.data % 64, []
+            memory = np.zeros(need + 64, np.uint8)
+            memory = _scratch.memory = memory[-memory.ctypes.data % 64 :]  # from the start of a line of the cache on
+        at, parts = 0, []
         for size in sizes:
             parts.append(memory[at : at + size * self.dtype.itemsize].view(self.dtype))
             at += _round_up(size * self.dtype.itemsize, 64)
