@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ registry: dict[str, Op] = {}  # name -> Op, every operation there is
 _observer: Callable | None = None  # called as observer(op, arrays, y, attrs, node) after every operation
 _pulling: Node | None = None  # the node whose rule is running, for observers and error messages
 ndarray, new_tensor = np.ndarray, Tensor.__new__
+getframe, inside = sys._getframe, trace.inside
 _number = operator.attrgetter("id")
 _SCALARS = frozenset({float, int, bool})
 
@@ -138,7 +140,10 @@ class Op(Rules):
             node.shape, node.dtype = [part.shape for part in y], y[0].dtype
         else:
             node.shape, node.dtype = y.shape, y.dtype
-        node.site = trace.call_site()
+        frame = getframe(2)  # most calls come straight from outside the engine: no need to walk
+        code = frame.f_code
+        outside = inside.get(code.co_filename) is False
+        node.site = (code, frame.f_lasti) if outside else trace.call_site(frame)
         return node
 
     def __repr__(self) -> str:

@@ -23,22 +23,22 @@ from .tensor import Tensor
 
 _ENGINE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _MODELS = _ENGINE + "models" + os.sep
-_inside: dict[str, bool] = {}  # file name -> is it the engine's (and so not what a reader wants to see)?
+inside: dict[str, bool] = {}  # file name -> is it the engine's (and so not what a reader wants to see)?
 
 
 def _is_inside(filename: str) -> bool:
     path = os.path.abspath(filename)
-    answer = _inside[filename] = path.startswith(_ENGINE) and not path.startswith(_MODELS)
+    answer = inside[filename] = path.startswith(_ENGINE) and not path.startswith(_MODELS)
     return answer
 
 
-def call_site() -> tuple[Any, int] | None:
-    """(code, offset) of the innermost caller outside the engine; models count as outside."""
-    frame: FrameType | None = sys._getframe(3)
+def call_site(frame: FrameType | None = None) -> tuple[Any, int] | None:
+    """(code, offset) of the innermost caller outside the engine, from `frame` outwards; models count as outside."""
+    frame = frame or sys._getframe(3)
     while frame is not None:
         code = frame.f_code
         name = code.co_filename
-        if not (_inside[name] if name in _inside else _is_inside(name)):
+        if not (inside[name] if name in inside else _is_inside(name)):
             return code, frame.f_lasti
         frame = frame.f_back
     return None
