@@ -189,7 +189,7 @@ figcaption,.soft{color:var(--soft);font-size:.9rem}img{max-width:100%;image-rend
 svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}.rule{stroke:var(--line)}
 .row{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:1rem}
 table{border-collapse:collapse;font-size:.9rem}td{padding:.1rem 1.2rem .1rem 0;vertical-align:top}
-pre { white-space: pre-wrap; background:color-mix(in srgb,var(--ink) 7%,transparent);padding:.7rem;overflow-x:auto;border-radius:4px}
+pre{white-space:pre-wrap;background:color-mix(in srgb,var(--ink) 7%,transparent);padding:.7rem;border-radius:4px}
 input[name=scale]~.log{display:none}#log:checked~.log{display:block}#log:checked~.linear{display:none}
 """
 
