@@ -25,7 +25,8 @@ def _backend(kind: type) -> ModuleType:
 
 
 def _module(x: Any) -> ModuleType:
-    module = _backend(type(x))
+    kind: Any = type(x)
+    module = _backend(kind)
     if x.dtype not in _FLOATS:
         raise TypeError(f"the softmax kernels take float32 or float64, not {x.dtype}: cast the input.")
     return module
