@@ -1,9 +1,11 @@
 """Batch norm on the CPU: one pass for the sums of every channel, one for the result, both ways.
 
-Forward and backward are the same two loops. The rows are dealt to a fixed number of blocks, so the sums have
-one order whatever the thread count.
+Forward and backward are the same two loops. Few channels are taken several positions at a time (`_positions`), so that
+the loops along a row of memory are long. The rows are dealt to a fixed number of blocks: the sums have one order
+whatever the thread count.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from numba import njit
 from tinygen.kernels.threads import grain, share
 
 _BLOCKS = 16
+_ROW = 128  # numbers that make a row long enough
+_RUN = 16  # rows added in the arrays' precision before their sum goes to the block's in float64
 _FAST = {"contract", "nsz", "arcp"}
 _FLAGS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": True, "nogil": True}
 
@@ -20,72 +24,94 @@ _FLAGS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy", "cache": Tr
 def _sums(a, x, a0, x0, blocks, first, second, start, stop):
     """first[k,c] = Σ (a − a0[c]) and second[k,c] = Σ (a − a0[c])·(x − x0[c]) over the rows of block k."""
     M, C = x.shape
+    one, two = np.empty(C, x.dtype), np.empty(C, x.dtype)
     for k in range(start, stop):
-        for m in range(k * M // blocks, (k + 1) * M // blocks):
+        end = (k + 1) * M // blocks
+        for run in range(k * M // blocks, end, _RUN):
+            one[:] = 0
+            two[:] = 0
+            for m in range(run, min(run + _RUN, end)):
+                for c in range(C):
+                    d = a[m, c] - a0[c]
+                    one[c] += d
+                    two[c] += d * (x[m, c] - x0[c])
             for c in range(C):
-                d = a[m, c] - a0[c]
-                first[k, c] += d
-                second[k, c] += d * (x[m, c] - x0[c])
+                first[k, c] += one[c]
+            for c in range(C):
+                second[k, c] += two[c]
 
 
 @njit(**_FLAGS)
-def _combine(a, x, x0, ka, kx, k0, blocks, y, start, stop):
-    """y = a·ka[c] + (x − x0[c])·kx[c] + k0[c]"""
-    M, C = x.shape
-    for k in range(start, stop):
-        for m in range(k * M // blocks, (k + 1) * M // blocks):
-            for c in range(C):
-                y[m, c] = a[m, c] * ka[c] + (x[m, c] - x0[c]) * kx[c] + k0[c]
+def _combine(a, x, x0, ka, kx, k0, y, start, stop):
+    """y = a·ka[c] + (x − x0[c])·kx[c] + k0[c] on the rows start:stop"""
+    for m in range(start, stop):
+        for c in range(x.shape[1]):
+            y[m, c] = a[m, c] * ka[c] + (x[m, c] - x0[c]) * kx[c] + k0[c]
 
 
-def _rows(a, C):
-    """a as contiguous rows of C: one type, so one compilation."""
+def _positions(x):
+    """How many positions to take as one row: a divisor of their number, 1 where there are channels enough."""
+    C = x.shape[-1]
+    return math.gcd(x.size // C, 2 ** max(0, (_ROW // C).bit_length() - 1))
+
+
+def _rows(a, width):
+    """a as contiguous rows: one type, so one compilation."""
     a = np.ascontiguousarray(a)
-    return (a if a.flags.writeable and a.flags.aligned else a.copy()).reshape(-1, C)
+    return (a if a.flags.writeable and a.flags.aligned else a.copy()).reshape(-1, width)
 
 
-def _deal(loop, x, *args):
-    blocks = min(_BLOCKS, len(x))
-    share(blocks, lambda start, stop: loop(*args, start, stop), least=grain(blocks, x.size))
+def _laid_out(a, x, *constants):
+    """a and x as rows of one or more positions; beside them, in x's precision, the constants of the channels."""
+    n, C = _positions(x), x.shape[-1]
+    rows = _rows(x, n * C)
+    return rows if a is x else _rows(a, n * C), rows, *[np.tile(np.asarray(c, x.dtype), n) for c in constants]
 
 
 def _reduce(a, x, a0, x0):
-    first, second = np.zeros((_BLOCKS, x.shape[1])), np.zeros((_BLOCKS, x.shape[1]))
-    _deal(_sums, x, a, x, a0, x0, min(_BLOCKS, len(x)), first, second)
-    return first.sum(0), second.sum(0)
+    """Σ (a − a0) and Σ (a − a0)·(x − x0) of each channel, float64."""
+    a, rows, a0, x0 = _laid_out(a, x, a0, x0)
+    blocks = min(_BLOCKS, len(rows))
+    first, second = sums = np.zeros((2, blocks, a0.size))
+    share(blocks, lambda start, stop: _sums(a, rows, a0, x0, blocks, first, second, start, stop),
+          least=grain(blocks, x.size))  # fmt: skip
+    return sums.reshape(2, -1, x.shape[-1]).sum(1)
+
+
+def _apply(a, x, *constants):
+    """a·ka + (x − x0)·kx + k0, with constants x0, ka, kx, k0 of each channel."""
+    a, rows, *constants = _laid_out(a, x, *constants)
+    y = np.empty(x.shape, x.dtype)
+    out = y.reshape(rows.shape)
+    n = len(rows)
+    share(n, lambda start, stop: _combine(a, rows, *constants, out, start, stop), least=grain(n, x.size))
+    return y
 
 
 def forward(x, w, b, *, eps):
     """x N,…,C; w, b (C,). Returns (y, mean, var) and the hint (mean, rstd), float64 (C,)."""
-    rows, t = _rows(x, x.shape[-1]), x.dtype.type
-    M, C = rows.shape
+    t, C = x.dtype.type, x.shape[-1]
+    M = x.size // C
     # Sums about the first row: no cancellation when the mean is large, and still one pass.
-    start = rows[0].copy()
-    first, second = _reduce(rows, rows, start, start)
+    start = x.reshape(-1, C)[0]
+    first, second = _reduce(x, x, start, start)
     mean, var = start + first / M, np.maximum(second / M - (first / M) ** 2, 0.0)
     rstd = 1.0 / np.sqrt(var + eps)
     centre = mean.astype(t)
     scale = rstd * w
-    y = np.empty(x.shape, t)
-    shift = b - (mean - centre) * scale
-    _deal(_combine, rows, rows, rows, centre, np.zeros(C, t), scale.astype(t), shift.astype(t), min(_BLOCKS, M),
-          y.reshape(M, C))
+    y = _apply(x, x, centre, np.zeros(C), scale, b - (mean - centre) * scale)
     return (y, centre, var.astype(t)), (mean, rstd)
 
 
 def backward(g, x, w, b, *, eps, hint):
     """g = cotangents of (y, mean, var); hint from forward. Returns gx like x, gw, gb (C,)."""
     (gy, g_mean, g_var), (mean, rstd) = g, hint
-    rows, t = _rows(x, x.shape[-1]), x.dtype.type
-    M, C = rows.shape
+    t, C = x.dtype.type, x.shape[-1]
+    M = x.size // C
     centre = mean.astype(t)
-    grads = _rows(gy, C)
-    gb, second = _reduce(grads, rows, np.zeros(C, t), centre)
+    gb, second = _reduce(gy, x, np.zeros(C), centre)
     gw = (second - (mean - centre) * gb) * rstd
     scale = rstd * w
     slope = 2 * g_var / M - scale * rstd * gw / M
-    gx = np.empty(x.shape, t)
-    constant = (g_mean - scale * gb) / M - (mean - centre) * slope
-    _deal(_combine, rows, grads, rows, centre, scale.astype(t), slope.astype(t), constant.astype(t), min(_BLOCKS, M),
-          gx.reshape(M, C))
+    gx = _apply(gy, x, centre, scale, slope, (g_mean - scale * gb) / M - (mean - centre) * slope)
     return gx, gw.astype(t), gb.astype(t)

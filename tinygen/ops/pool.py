@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ShapeError
+from ..kernels import resize as kernel
 from ..tape import op
 from ..tensor import Tensor
 from .reduce import mean
@@ -69,6 +70,8 @@ def strided_taps(n: int, out: int, size: int, up: int, down: int, before: int) -
 
 def repeat_pixels(xp, x, scale: tuple[int, int]):
     """The array with each pixel repeated scale[0] times along H and scale[1] times along W."""
+    if xp is np and x.dtype == np.float32:
+        return kernel.nearest(x, scale=scale)
     (n, h, w, c), (sh, sw) = x.shape, scale
     y = xp.empty((n, h, sh, w, sw, c), x.dtype)
     y[...] = x[:, :, None, :, None, :]
@@ -113,6 +116,9 @@ def sum_pool2d(xp, x, *, size, stride=None, padding=0):
     size, stride: int or pair, stride = size by default; padding: p, (p_h, p_w) or ((top, bottom), (left,
     right)). A row or column at the end that no whole window covers is left out."""
     out = _pooled(x.shape, size, stride, padding)
+    tiled = size == stride and (out[0] * size[0], out[1] * size[1]) == x.shape[1:3] and not any(map(any, padding))
+    if tiled and xp is np and x.dtype == np.float32:
+        return kernel.block_sum(x, scale=size)
     for axis, taps in enumerate(_pool_taps(x.shape, size, stride, padding), start=1):
         before = (slice(None),) * axis
         if padding[axis - 1] == (0, 0) and len(taps) > 1:
