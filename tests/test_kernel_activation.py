@@ -80,6 +80,15 @@ def test_gate(slope, dtype):
     assert y.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_relu(dtype):
+    x = numbers(1003, dtype=dtype)
+    x[:5] = 0.0, -0.0, np.nan, np.inf, -np.inf
+    np.testing.assert_array_equal(K.relu(x), np.maximum(x, 0))
+    np.testing.assert_array_equal(K.relu(x), loops.relu(x))
+    assert K.relu(x).dtype == dtype
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (3, 0), (5, 7), (2, 3, 5, 7), (33, 1025)])
 def test_every_shape(shape):
     x, g = (np.asarray(numbers(2, *shape)[i]) for i in (0, 1))

@@ -54,6 +54,11 @@ def gelu_backward(g: Any, x: Any, *, approximate: str) -> Any:
     return _module(x).gelu_slope(g, x) if approximate == "none" else _module(x).gated_slope(g, x, *TANH)
 
 
+def relu(x: Any) -> Any:
+    """y = max(x, 0); NaN stays NaN."""
+    return _module(x).relu(x)
+
+
 def gate(x: Any, by: Any, *, slope: float) -> Any:
     """y = x where by > 0, else slope·x. With by = x the leaky rectifier, with x a cotangent its gradient."""
     return _module(x).gate(x, by, slope)

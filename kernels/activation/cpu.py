@@ -103,6 +103,14 @@ def _gate(x, by, slope, y, first, last):
         y[i] = x[i] * (one if by[i] > 0 else low)
 
 
+@njit(**_FLAGS)
+def _relu(x, y, first, last):
+    x, y = x[first:last], y[first:last]
+    zero = x.dtype.type(0)
+    for i in range(x.size):
+        y[i] = zero if x[i] <= 0 else x[i]
+
+
 def _flat(a):
     """a as a contiguous, aligned, writable row: one type, so one compilation."""
     a = np.ascontiguousarray(a)
@@ -140,3 +148,8 @@ def gelu_slope(g, x):
 def gate(x, by, slope):
     """y = x where by > 0, else slope·x"""
     return _each(_gate, x, _flat(x), _flat(by), float(slope))
+
+
+def relu(x):
+    """y = max(x, 0)"""
+    return _each(_relu, x, _flat(x))

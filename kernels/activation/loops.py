@@ -46,6 +46,14 @@ def gelu_slope(g, x):
     return y
 
 
+def relu(x):
+    """y = 0 where x <= 0, else x."""
+    y = np.empty_like(x)
+    for i in range(x.size):
+        y[i] = 0.0 if x[i] <= 0 else x[i]
+    return y
+
+
 def gate(x, by, slope):
     """y = x where by > 0, else slope·x."""
     y = np.empty_like(x)
