@@ -78,15 +78,14 @@ def test_cpu_equals_loops_under_every_mask(shape, causal):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_blocks_do_not_show(causal, monkeypatch):
-    arrays = case(3, 2, 13, 11, 4, 5)
+    arrays = case(3, 2, 53, 51, 4, 5)
     want = define(*arrays, None, causal)
-    for block, rows in ((1, 1), (50, 3), (400, 5), (1000, 13)):
+    monkeypatch.setattr(cpu, "WORTH", 1)  # and any thread may begin anywhere in a matrix
+    for block, panels in ((1, 1), (1 << 14, 2), (1 << 14, 9)):
         monkeypatch.setattr(cpu, "_BLOCK", block)
-        monkeypatch.setattr(cpu, "_CAUSAL_ROWS", rows)
-        monkeypatch.setattr(cpu, "_SERIAL", 1)
-        monkeypatch.setattr(cpu, "_CALLS", 1 << 30)
+        monkeypatch.setattr(cpu, "_PANELS", panels)
         assert_same(run(*arrays, None, causal), want, 1e-12)
-        for mask in masks(3, 2, 13, 11):
+        for mask in masks(3, 2, 53, 51):
             assert_same(run(*arrays, mask, causal), define(*arrays, mask, causal), 1e-12)
 
 

@@ -1,173 +1,231 @@
-"""Attention on the CPU: scores by BLAS, one block of queries at a time, softmax rows by a jitted kernel.
+"""Attention on the CPU: a block of queries at a time goes from its scores to its results within the cache.
 
-Blocks are small enough that a block's scores stay in cache between the product that makes them, the softmax,
-and the product that uses them. Nothing of size Tq·Tk outlives its block; the backward pass makes the scores
-again from the saved log-sum-exp. See README.md for the formulas.
+A block's scores are kept transposed, keys down and queries across: the softmax of all its queries is then straight
+vector code, and q and g are the only matrices that any of the seven products needs turned over. Nothing of size Tq·Tk
+outlives its block; the backward pass makes the scores again from the saved log-sum-exp. See README.md.
 """
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.mathfast import exp
-from tinygen.kernels.threads import WORTH, get_threads, matmul, share
+from tinygen.kernels.attention.simd import exponentials, gradients, largest, multiply, probabilities, turn
+from tinygen.kernels.conv2d.simd import ROWS, lanes
+from tinygen.kernels.threads import WORTH, share
 
-# Scores in one block: 1 MB of float32. The backward pass holds two such blocks.
-_BLOCK = 1 << 18
-# Queries in one block under a causal mask: fewer skip more of the keys that no query of the block may see,
-# more make better matrix products.
-_CAUSAL_ROWS = 64
-# Below this many scores waking a thread costs more than it saves.
-_SERIAL = 50_000
-# What calling BLAS for one small matrix costs, in multiply-adds.
-_CALLS = 20_000
-_FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+# Queries in a block, in columns of the products' own blocks, and scores in it unless one column has more already: more
+# queries share each load of k, v, gk and gv, fewer leave room in the cache. 256 KB of float32; the backward pass holds
+# two such blocks.
+_PANELS = 2
+_BLOCK = 1 << 16
+# Terms of a sum over keys that are added one by one; such sums are then added up.
+_RUN = 256
+_FASTMATH = {"contract", "nsz", "arcp"}
 _FLAGS: dict[str, Any] = {"fastmath": _FASTMATH, "error_model": "numpy", "nogil": True, "cache": True}
 
 
 @njit(**_FLAGS)
-def _softmax_row(s, seen, lanes):
-    """s[:seen] becomes exp(s - max), the rest 0. Returns the reciprocal of the sum and the log-sum-exp."""
-    # One running maximum per lane: a single one is a chain of comparisons, which LLVM may not reorder while
-    # NaNs count.
-    lanes[:] = -np.inf
-    for start in range(0, seen - lanes.size + 1, lanes.size):
-        part = s[start : start + lanes.size]
-        for j in range(lanes.size):
-            lanes[j] = part[j] if part[j] > lanes[j] else lanes[j]
-    top = lanes[0]
-    for j in range(1, lanes.size):
-        top = lanes[j] if lanes[j] > top else top
-    for j in range(seen - seen % lanes.size, seen):
-        top = s[j] if s[j] > top else top
-    # Nothing but -inf (all masked) or NaN in the row: subtract 0, so that exp gives 0 or NaN respectively.
-    if top == -np.inf:
-        top = s.dtype.type(0)
-    total = s.dtype.type(0)
-    for j in range(seen):
-        e = exp(s[j] - top)
-        s[j] = e
-        total += e
-    s[seen:] = 0
-    if total == 0:
-        return s.dtype.type(0), np.inf
-    return s.dtype.type(1) / total, top + math.log(np.float64(total))
+def _product(a, a0, am, ak, b, b0, bk, bn, c, c0, cm, M, N, K, W, add):
+    """c[m, n] = Σ_k a[m, k]·b[k, n], or added to c: m < M and n < N, rounded up to whole blocks of ROWS and W. Columns
+    of b lie in panels of W, bn apart."""
+    for k in range(0, max(K, 1), _RUN):
+        for n in range(0, N, W):
+            for m in range(0, M, ROWS):
+                multiply(a, a0 + m * am + k * ak, am, ak, b, b0 + n // W * bn + k * bk, bk, c, c0 + m * cm + n, cm,
+                         min(_RUN, K - k), add or k > 0)
 
 
 @njit(**_FLAGS)
-def _score_gradient_row(s, gp, seen, lse):
-    """s becomes P, the probabilities; gp, the gradient at P, becomes that at the scores, P·(gp - sum
-    P·gp)."""
-    one = s.dtype.type(1)
-    zero = s.dtype.type(0)
-    # lse as a float of s's type plus a small rest: in float32 alone it is off by 5e-4 when scores reach 1e4.
-    high = s.dtype.type(lse)
-    factor = one if np.isinf(high) else s.dtype.type(math.exp(high - lse))
-    delta = zero
-    for j in range(seen):
-        p = exp(s[j] - high) * factor
-        s[j] = p
-        delta += p * gp[j]
-    for j in range(seen):
-        gp[j] = s[j] * (gp[j] - delta)
-    s[seen:] = 0
-    gp[seen:] = 0
-
-
-# These take the whole of `inverse` and `lse` and find the block's part themselves: a slice is contiguous or
-# not depending on the block, and each would be compiled for. Rows start:stop of the block's B·R are done.
-@njit(**_FLAGS)
-def _softmax_rows(s, first, step, inverse, lse, b0, i0, start, stop):
-    _, R, K = s.shape
-    lanes = np.empty(16, s.dtype)
-    for row in range(start, stop):
-        b, r = row // R, row % R
-        seen = max(0, min(K, first + step * r))
-        inverse[b0 + b, i0 + r], lse[b0 + b, i0 + r] = _softmax_row(s[b, r], seen, lanes)
+def _turn(x, x0, row, count, depth, factor, W, R, to):
+    """to = factor·xᵀ in panels of W columns, one for each of `count` rows of x, zeros after them up to R."""
+    L = W // 2
+    whole = depth // L * L
+    for panel in range(0, R, L):
+        at = panel // W * W * depth + panel % W
+        start = x0 + panel * row
+        some = max(0, min(L, count - panel))
+        for k in range(0, whole if some == L else 0, L):
+            turn(x, start + k, row, to, at + k * W, W, factor)
+        for k in range(whole if some == L else 0, depth):
+            for r in range(some):
+                to[at + k * W + r] = factor * x[start + r * row + k]
+            for r in range(some, L):
+                to[at + k * W + r] = 0
 
 
 @njit(**_FLAGS)
-def _score_gradient_rows(s, gp, first, step, lse, b0, i0, start, stop):
-    _, R, K = s.shape
-    for row in range(start, stop):
-        b, r = row // R, row % R
-        _score_gradient_row(s[b, r], gp[b, r], max(0, min(K, first + step * r)), lse[b0 + b, i0 + r])
+def _hide(s, gp, R, count, keys, seen, mask, m0, mi, mj):
+    """Scores of hidden pairs become −inf, the gradients at them 0. Query r sees the keys below seen + r that the mask
+    allows, mask[m0 + r·mi + j·mj], if there is one."""
+    for j in range(max(0, seen), keys):
+        blind = j * R, j * R + min(count, j - seen + 1)
+        gp[blind[0] : blind[1]] = 0
+        s[blind[0] : blind[1]] = -np.inf
+    for j in range(keys if mask.size else 0):
+        for r in range(count):
+            if not mask[m0 + r * mi + j * mj]:
+                gp[j * R + r] = 0
+                s[j * R + r] = -np.inf
 
 
-def _share_matrices(B, cost, work):
-    """work(b0, b1) over parts of the B matrices, `cost` multiply-adds each; too few for a thread each, and work is
-    called once, to share what it does inside."""
-    if B >= get_threads():
-        share(B, work, least=-(-WORTH // (cost + _CALLS)))
-    else:
-        work(0, B)
+@njit(**_FLAGS)
+def _softmax(s, R, W, keys, top, total, part):
+    """s becomes e^(s − its column's largest). Also returned: the largest of each column, and the sums."""
+    top[:] = -np.inf
+    total[:] = 0
+    for c in range(0, R, W):
+        largest(c, R, keys, c, (s, top))
+        for r in range(c, c + W):
+            # Nothing but −inf (all hidden) or NaN: subtract 0, so that exp gives 0 or NaN respectively.
+            top[r] = top[r] if top[r] > -np.inf else 0
+        for j in range(0, keys, _RUN):
+            part[:] = 0
+            exponentials(j * R + c, R, min(_RUN, keys - j), c, (s, top, part))
+            for r in range(c, c + W):
+                total[r] += part[r]
 
 
-def _share_rows(s, work):
-    rows = s.shape[0] * s.shape[1]
-    share(rows, work, least=-(-_SERIAL // s.shape[2]))
+@njit(**_FLAGS)
+def _softmax_gradient(s, gp, R, W, keys, high, factor, delta, part, scale):
+    """s becomes P, the probabilities; gp, the gradient at P, becomes scale times that at the scores,
+    P·(gp − Σ P·gp)."""
+    delta[:] = 0
+    for c in range(0, R, W):
+        for j in range(0, keys, _RUN):
+            part[:] = 0
+            probabilities(j * R + c, R, min(_RUN, keys - j), c, (gp, s, high, factor, part))
+            for r in range(c, c + W):
+                delta[r] += part[r]
+        part[:] = scale
+        gradients(c, R, keys, c, (s, gp, part, delta))
 
 
-def _product(a, b, out):
-    """out = a b for stacks of matrices; a stack of one is shared by rows, unless the stacks are being shared."""
-    if len(a) == 1:
-        matmul(a[0], b[0], out=out[0])
-    else:
-        np.matmul(a, b, out=out)
+@njit(**_FLAGS)
+def _aligned(size, like):
+    """Room for `size` numbers like those of `like`, from a multiple of 64 bytes on."""
+    room = np.empty(size + 64 // like.itemsize, like.dtype)
+    skip = (-room.ctypes.data % 64) // like.itemsize
+    return room[skip : skip + size]
 
 
-def _blocks(b0, b1, Tq, Tk, causal, alone):
-    """Blocks (b0, b1, i0, i1, keys): queries i0:i1 of matrices b0:b1, which see at most the first `keys`
-    keys, at least one. `alone`: one matrix at a time.
-
-    For each b0:b1 the last queries come first: they alone see every key.
-    """
-    R = max(1, min(Tq, _BLOCK // max(1, Tk), _CAUSAL_ROWS if causal else Tq))
-    span = 1 if alone else max(1, _BLOCK // max(1, R * Tk))
-    for start in range(b0, b1, span):
-        for i1 in range(Tq, 0, -R):
-            keys = min(Tk, i1 + Tk - Tq) if causal else Tk
-            if keys > 0:
-                yield start, min(b1, start + span), max(0, i1 - R), i1, keys
-
-
-def _most(blocks):
-    return max(((b1 - b0) * (i1 - i0) * keys for b0, b1, i0, i1, keys in blocks), default=0)
-
-
-class _Hidden:
-    """The mask's negative, one block at a time."""
-
-    def __init__(self, mask, shape):
-        self.heads = shape[1]
-        self.shared = mask.ndim < 3 or mask.shape[:-2] in ((1,), (1, 1))
-        self.hidden = np.broadcast_to(~mask, shape)
-
-    def block(self, b0, b1, i0, i1, keys):
-        if self.shared:
-            return self.hidden[0, 0, i0:i1, :keys]
-        b = np.arange(b0, b1)
-        return self.hidden[b // self.heads, b % self.heads, i0:i1, :keys]
+@njit(**_FLAGS)
+def _forward(q, k, v, mask, steps, heads, causal, scale, d, Tk, R, W, y, lse, first, last):
+    """Blocks first:last of R queries, counted through all matrices. q, y B,≥Tq,·; k, v B,≥Tk,·; lse B,Tq."""
+    Tq, (_, T, D), E = lse.shape[1], k.shape, v.shape[2]
+    rows, blocks = q.shape[1], -(-Tq // R)
+    qf, kf, vf, yf = q.reshape(-1), k.reshape(-1), v.reshape(-1), y.reshape(-1)
+    turned, s = _aligned(d * R, q), _aligned(T * R, q)
+    top, total, part = np.empty(R, q.dtype), np.empty(R, q.dtype), np.empty(R, q.dtype)
+    for item in range(first, last):
+        b, i0 = item // blocks, item % blocks * R
+        count = min(R, Tq - i0)
+        seen = i0 + Tk - Tq + 1 if causal else Tk
+        keys = max(0, min(Tk, seen + count - 1))
+        _turn(qf, (b * rows + i0) * D, D, count, d, scale, W, R, turned)
+        _product(kf, b * T * D, D, 1, turned, 0, W, d * W, s, 0, R, keys, count, d, W, 0)
+        _hide(s, s, R, count, keys, seen, mask, b // heads * steps[0] + b % heads * steps[1] + i0 * steps[2], steps[2],
+              steps[3])
+        _softmax(s, R, W, keys, top, total, part)
+        y0 = (b * rows + i0) * E
+        _product(s, 0, 1, R, vf, b * T * E, E, W, yf, y0, E, count, E, keys, W, 0)
+        for r in range(count):
+            none = total[r] == 0
+            lse[b, i0 + r] = np.inf if none else top[r] + math.log(np.float64(total[r]))
+            inverse = q.dtype.type(0) if none else q.dtype.type(1) / total[r]
+            out = yf[y0 + r * E : y0 + (r + 1) * E]
+            for c in range(E):
+                out[c] *= inverse
 
 
-def _matrices(x):
-    return np.ascontiguousarray(x).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+@njit(**_FLAGS)
+def _backward(g, q, k, v, mask, steps, heads, causal, scale, d, dv, Tk, R, W, lse, gq, gk, gv, spare_k, spare_v, first,
+              last):
+    """Blocks first:last, as _forward's. Where the first of them is not the first of its matrix, what they add to that
+    matrix's gk and gv goes to spare_k and spare_v."""
+    Tq, (_, T, D), E = lse.shape[1], k.shape, v.shape[2]
+    rows, blocks = q.shape[1], -(-Tq // R)
+    gf, qf, kf, vf, gqf = g.reshape(-1), q.reshape(-1), k.reshape(-1), v.reshape(-1), gq.reshape(-1)
+    gkf, gvf, spare_kf, spare_vf = gk.reshape(-1), gv.reshape(-1), spare_k.reshape(-1), spare_v.reshape(-1)
+    turned, s, gp = _aligned(max(d, dv) * R, q), _aligned(T * R, q), _aligned(T * R, q)
+    high, factor = np.ones(R, q.dtype), np.ones(R, q.dtype)
+    delta, part = np.empty(R, q.dtype), np.empty(R, q.dtype)
+    one = q.dtype.type(1)
+    for item in range(first, last):
+        b, i0 = item // blocks, item % blocks * R
+        count = min(R, Tq - i0)
+        seen = i0 + Tk - Tq + 1 if causal else Tk
+        keys = max(0, min(Tk, seen + count - 1))
+        apart = first % blocks > 0 and b == first // blocks
+        to_k, k0 = (spare_kf, 0) if apart else (gkf, b * T * D)
+        to_v, v0 = (spare_vf, 0) if apart else (gvf, b * T * E)
+        if item == first or i0 == 0:
+            to_k[k0 : k0 + T * D] = 0
+            to_v[v0 : v0 + T * E] = 0
+        q0, g0 = (b * rows + i0) * D, (b * rows + i0) * E
+        _turn(qf, q0, D, count, d, scale, W, R, turned)
+        _product(kf, b * T * D, D, 1, turned, 0, W, d * W, s, 0, R, keys, count, d, W, 0)
+        _turn(gf, g0, E, count, dv, one, W, R, turned)
+        _product(vf, b * T * E, E, 1, turned, 0, W, dv * W, gp, 0, R, keys, count, dv, W, 0)
+        _hide(s, gp, R, count, keys, seen, mask, b // heads * steps[0] + b % heads * steps[1] + i0 * steps[2],
+              steps[2], steps[3])
+        for r in range(count):
+            # lse as a float of q's type plus a small rest: in float32 alone it is off by 5e-4 when scores reach 1e4.
+            high[r] = lse[b, i0 + r]
+            factor[r] = one if np.isinf(high[r]) else math.exp(high[r] - lse[b, i0 + r])
+        _softmax_gradient(s, gp, R, W, keys, high, factor, delta, part, scale)
+        tall = -(-keys // ROWS) * ROWS
+        s[keys * R : tall * R] = 0
+        gp[keys * R : tall * R] = 0
+        _product(s, 0, R, 1, gf, g0, E, W, to_v, v0, E, keys, E, count, W, 1)
+        _product(gp, 0, R, 1, qf, q0, D, W, to_k, k0, D, keys, D, count, W, 1)
+        _product(gp, 0, 1, R, kf, b * T * D, D, W, gqf, q0, D, count, D, keys, W, 0)
 
 
-def _scaled(q, scale):
-    """scale·q as matrices: once here rather than at every score."""
-    return np.multiply(q, q.dtype.type(scale), order="C").reshape(q.shape[0] * q.shape[1], *q.shape[2:])
+def _matrices(x, rows, columns):
+    """x as matrices B,·,· with zeros below and to the right, up to multiples of rows and columns. Contiguous, aligned
+    and writable: one type, so one compilation."""
+    (*stack, T, d), B = x.shape, math.prod(x.shape[:2])
+    T_, d_ = -(-T // rows) * rows, -(-d // columns) * columns
+    if (T_, d_) != (T, d):
+        padded = np.zeros((*stack, T_, d_), x.dtype)
+        padded[..., :T, :d] = x
+        x = padded
+    x = np.ascontiguousarray(x)
+    return (x if x.flags.writeable and x.flags.aligned else x.copy()).reshape(B, T_, d_)
 
 
-def _scores(qs, kt, hidden, block, room):
-    b0, b1, i0, i1, keys = block
-    s = room[: (b1 - b0) * (i1 - i0) * keys].reshape(b1 - b0, i1 - i0, keys)
-    _product(qs[b0:b1, i0:i1], kt[b0:b1, :, :keys], s)
-    if hidden is not None:
-        np.copyto(s, -np.inf, where=hidden.block(*block))
-    return s
+def _part(x, shape):
+    """The first rows and columns of padded matrices, as an array of that shape."""
+    return np.ascontiguousarray(x[:, : shape[2], : shape[3]]).reshape(shape)
+
+
+def _flat_mask(mask):
+    """(its numbers, the steps between them along N, heads, Tq, Tk); empty if there is none."""
+    if mask is None:
+        return np.empty(0, bool), (0, 0, 0, 0)
+    mask = np.array(mask, ndmin=4, order="C")
+    sizes = [math.prod(mask.shape[axis + 1 :]) for axis in range(4)]
+    return mask.reshape(-1), tuple(0 if n == 1 else size for n, size in zip(mask.shape, sizes))
+
+
+def _queries(Tq, Tk, W):
+    """Queries in a block, W or a few times that."""
+    return W * max(1, min(_PANELS, _BLOCK // (max(1, Tk) * W), -(-Tq // W)))
+
+
+def _share_blocks(B, Tq, Tk, R, causal, cost, work):
+    """work(first, last) over parts of the blocks of R queries of B matrices, equal in the pairs of query and key that
+    they see. cost: multiply-adds for each pair."""
+    sees = np.minimum(Tk, np.arange(R, Tq + R, R) + Tk - Tq) if causal else np.full(-(-Tq // R), Tk)
+    ends = np.cumsum(np.tile(np.maximum(sees, 0) + 1, B))
+
+    def part(start, stop):
+        first, last = map(int, np.searchsorted(ends, (start, stop), side="right"))
+        if first < last:
+            work(first, last)
+
+    share(int(ends[-1]), part, least=-(-WORTH // (cost * R)))
 
 
 def forward(q, k, v, mask, *, causal, scale):
@@ -175,62 +233,40 @@ def forward(q, k, v, mask, *, causal, scale):
     float64."""
     N, heads, Tq, d = q.shape
     Tk, dv = v.shape[2:]
-    B = N * heads
-    hidden = None if mask is None else _Hidden(np.asarray(mask), (N, heads, Tq, Tk))
-    qs, kt, v3 = _scaled(q, scale), _matrices(k).swapaxes(1, 2), _matrices(v)
-    y = np.zeros((B, Tq, dv), q.dtype)
-    lse = np.full((B, Tq), np.inf)
-    inverse = np.zeros((B, Tq), q.dtype)
-
-    def work(start, stop):
-        blocks = list(_blocks(start, stop, Tq, Tk, causal, B < get_threads()))
-        room = np.empty(_most(blocks), q.dtype)
-        for block in blocks:
-            b0, b1, i0, i1, keys = block
-            s = _scores(qs, kt, hidden, block, room)
-            # The block's first query sees `first` keys and each later one `step` more, up to all of them.
-            first, step = (i0 + Tk - Tq + 1, 1) if causal else (Tk, 0)
-            _share_rows(s, partial(_softmax_rows, s, first, step, inverse, lse, b0, i0))
-            out = y[b0:b1, i0:i1]
-            _product(s, v3[b0:b1, :keys], out)
-            out *= inverse[b0:b1, i0:i1, None]
-
-    _share_matrices(B, Tq * Tk * (d + dv), work)
-    return y.reshape(N, heads, Tq, dv), lse
+    W = 2 * lanes(q.dtype)
+    lse = np.full((N * heads, Tq), np.inf)
+    if not lse.size or not Tk or not dv:
+        return np.zeros((N, heads, Tq, dv), q.dtype), lse
+    q, k, v = (_matrices(x, ROWS, W) for x in (q, k, v))
+    y = np.empty((*q.shape[:2], v.shape[2]), q.dtype)
+    R = _queries(Tq, Tk, W)
+    args = q, k, v, *_flat_mask(mask), heads, causal, q.dtype.type(scale), d, Tk, R, W, y, lse
+    _share_blocks(len(q), Tq, Tk, R, causal, d + dv, lambda first, last: _forward(*args, first, last))
+    return _part(y, (N, heads, Tq, dv)), lse
 
 
 def backward(g, q, k, v, mask, *, causal, scale, hint):
     """g like y; hint from forward. Returns gq, gk, gv like q, k, v."""
-    N, heads, Tq, d = q.shape
-    Tk, dv = v.shape[2:]
-    B = N * heads
-    lse = hint
-    hidden = None if mask is None else _Hidden(np.asarray(mask), (N, heads, Tq, Tk))
-    qs, g3, k3, v3 = _scaled(q, scale), _matrices(g), _matrices(k), _matrices(v)
-    kt, vt = k3.swapaxes(1, 2), v3.swapaxes(1, 2)
-    gq, gk, gv = np.zeros_like(qs), np.zeros_like(k3), np.zeros_like(v3)
+    shapes = q.shape, k.shape, v.shape
+    (_, heads, Tq, d), (Tk, dv), lse = q.shape, v.shape[2:], hint
+    W = 2 * lanes(q.dtype)
+    if not lse.size or not Tk:
+        return tuple(np.zeros(shape, q.dtype) for shape in shapes)
+    g, q, k, v = (_matrices(x, ROWS, W) for x in (g, q, k, v))
+    gq, gk, gv = (np.empty(x.shape, q.dtype) for x in (q, k, v))
+    R = _queries(Tq, Tk, W)
+    blocks = -(-Tq // R)
+    args = g, q, k, v, *_flat_mask(mask), heads, causal, q.dtype.type(scale), d, dv, Tk, R, W, lse, gq, gk, gv
+    apart = []
 
-    def work(start, stop):
-        blocks = list(_blocks(start, stop, Tq, Tk, causal, B < get_threads()))
-        room, room2 = np.empty((2, _most(blocks)), q.dtype)
-        for block in blocks:
-            b0, b1, i0, i1, keys = block
-            s = _scores(qs, kt, hidden, block, room)
-            gp = room2[: s.size].reshape(s.shape)
-            gb = g3[b0:b1, i0:i1]
-            _product(gb, vt[b0:b1, :, :keys], gp)
-            first, step = (i0 + Tk - Tq + 1, 1) if causal else (Tk, 0)
-            _share_rows(s, partial(_score_gradient_rows, s, gp, first, step, lse, b0, i0))
-            _product(gp, k3[b0:b1, :keys], gq[b0:b1, i0:i1])
-            for into, left, right in ((gv, s, gb), (gk, gp, qs[b0:b1, i0:i1])):
-                left, into = left.swapaxes(1, 2), into[b0:b1, :keys]
-                if i1 == Tq:
-                    _product(left, right, into)
-                else:
-                    more = np.empty_like(into)
-                    _product(left, right, more)
-                    into += more
+    def work(first, last):
+        spare = [np.empty(x.shape[1:] if first % blocks else (1, 1), q.dtype) for x in (k, v)]
+        _backward(*args, *spare, first, last)
+        if first % blocks:
+            apart.append((first, *spare))
 
-    _share_matrices(B, Tq * Tk * (2 * d + dv), work)
-    gq *= gq.dtype.type(scale)
-    return gq.reshape(q.shape), gk.reshape(k.shape), gv.reshape(v.shape)
+    _share_blocks(len(q), Tq, Tk, R, causal, 2 * d + dv, work)
+    for first, more_k, more_v in sorted(apart, key=lambda part: part[0]):
+        gk[first // blocks] += more_k
+        gv[first // blocks] += more_v
+    return tuple(_part(x, shape) for x, shape in zip((gq, gk, gv), shapes))
