@@ -58,34 +58,36 @@ def test_memorisation_of_real_copied_and_broken_images(digits):
     train, test = digits
     rng = np.random.default_rng(2)
     half = rng.permutation(len(test)) < len(test) // 2
-    real = metrics.memorisation_ratio(test.images[half], train.images, test.images[~half])
+    real = metrics.memorisation_ratio(
+        samples=test.images[half], train=train.images, heldout=test.images[~half]
+    )
     assert 0.9 < real.ratio < 1.1 and 0.9 < real.mean_ratio < 1.1 and real.near_share < 0.05
     assert real.interval[0] < real.ratio < real.interval[1]
 
     copies = np.clip(train.images / 255.0 + 0.02 * rng.standard_normal(train.images.shape), 0, 1)
-    copied = metrics.memorisation_ratio(copies, train.images, test.images)
+    copied = metrics.memorisation_ratio(samples=copies, train=train.images, heldout=test.images)
     assert copied.ratio < 0.5 and copied.near_share > 0.99
-    assert metrics.memorisation_ratio(train.images, train.images, test.images).ratio == 0
+    assert metrics.memorisation_ratio(samples=train.images, train=train.images, heldout=test.images).ratio == 0
 
     static = rng.integers(0, 256, (100, 8, 8, 1), dtype=np.uint8)
-    assert metrics.memorisation_ratio(static, train.images, test.images).ratio > 1.5
+    assert metrics.memorisation_ratio(samples=static, train=train.images, heldout=test.images).ratio > 1.5
     assert (real.n_samples, real.n_heldout, real.n_train) == (449, 449, 899)
 
 
 def test_a_few_copies_show_in_near_share(digits):
     train, test = digits
     mixed = np.concatenate([test.images[:400], train.images[:40]])
-    m = metrics.memorisation_ratio(mixed, train.images, test.images)
+    m = metrics.memorisation_ratio(samples=mixed, train=train.images, heldout=test.images)
     assert m.ratio > 0.8 and m.near_share == pytest.approx(40 / 440, abs=0.03)
 
 
 def test_number_of_queries_does_not_bias_the_ratio(digits):
     train, test = digits
-    full = metrics.memorisation_ratio(test.images, train.images, test.images)
+    full = metrics.memorisation_ratio(samples=test.images, train=train.images, heldout=test.images)
     rng = np.random.default_rng(3)
     few = [
         metrics.memorisation_ratio(
-            test.images[rng.permutation(898)[:200]], train.images, test.images, resamples=10
+            samples=test.images[rng.permutation(898)[:200]], train=train.images, heldout=test.images, resamples=10
         )
         for _ in range(30)
     ]
@@ -235,17 +237,17 @@ def test_score_digits_is_deterministic_and_takes_pairs(digits):
             r"fitted on images \(8, 8, 1\); got \(4, 8, 1\)",
         ),
         (
-            lambda t, h: metrics.memorisation_ratio(t.images, t.images[:, :4], h.images),
+            lambda t, h: metrics.memorisation_ratio(samples=t.images, train=t.images[:, :4], heldout=h.images),
             ShapeError,
             "sizes must agree",
         ),
         (
-            lambda t, h: metrics.memorisation_ratio(t.images[:0], t.images, h.images),
+            lambda t, h: metrics.memorisation_ratio(samples=t.images[:0], train=t.images, heldout=h.images),
             ShapeError,
             "got 0 and 898",
         ),
         (
-            lambda t, h: metrics.memorisation_ratio(h.images, t.images, t.images),
+            lambda t, h: metrics.memorisation_ratio(samples=h.images, train=t.images, heldout=t.images),
             ShapeError,
             "training images too",
         ),

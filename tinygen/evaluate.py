@@ -126,7 +126,7 @@ def _any_images(samples, train, heldout, wanted) -> tuple[dict, list[str]]:
                 f"of real against real ({r.floor.mean:.3g} ± {r.floor.sd:.1g})"
             )
     if "memorisation" in wanted:
-        m = metrics.memorisation_ratio(samples, real, held)
+        m = metrics.memorisation_ratio(samples=samples, train=real, heldout=held)
         scores["memorisation"] = asdict(m)
         lines.append(
             f"nearest training image: {m.ratio:.2f} times as far as from held-out images (95 %: "

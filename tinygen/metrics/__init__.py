@@ -1,51 +1,95 @@
 """Metrics: arrays in, float64 numbers out; nothing here touches the tape.
 
-psnr ssim ms_ssim                          pairs of images
-frechet_distance relative_frechet          two sets of features, and against the real-against-real floor
+psnr ssim ms_ssim ssim_maps                pairs of images, every convention by name
+frechet_distance frechet_infinity          two sets of features, by their moments; FeatureStatistics to stream them
+kernel_distance cmmd                       by a kernel: KID, and CMMD
+precision_recall density_coverage          by neighbours
+inception_score vendi_score                one set: classes seen in it, different samples in it
+relative_frechet                           against the real-against-real floor
+memorisation_ratio authpct                 are the samples copies
+bits_per_dim bound_report importance_weighted    likelihoods on one scale
 extractor                                  features that need no download
-KernelJudge memorisation_ratio             a held-out reader of labels; are the samples copies
-ring_modes grid_modes bits_per_dim         toys with known answers; likelihoods on one scale
+KernelJudge                                a held-out reader of labels
+ring_modes grid_modes                      toys with known answers
 score_digits                               all of it, for the embedded digits
+
+Where one set is real and one is not, they are given by name. `*_details` return the same number with both N, the
+choices that moved it and a bootstrap interval; results of several numbers always carry theirs.
 """
 
 from .baseline import Floor, RelativeFrechet, frechet_standard_error, real_floor, relative_frechet
 from .bits import bits_offset, bits_per_dim
+from .bootstrap import Interval, bootstrap_interval
 from .extractors import Pixels, RandConv, extractor, extractors, frechet_label
-from .frechet import FeatureStatistics, FrechetDetails, frechet_distance, frechet_distance_details
-from .image import luma, ms_ssim, psnr, ssim
+from .frechet import FrechetDetails, frechet_distance, frechet_distance_details
+from .image import ImageScore, luma, psnr, psnr_details
+from .inception import InceptionScore, inception_score
+from .infinity import FrechetInfinity, frechet_infinity
 from .judge import KernelJudge, kl_to_uniform, label_histogram
-from .memorisation import Memorisation, memorisation_ratio, nearest_distances
+from .likelihood import BoundReport, ImportanceWeighted, bound_report, importance_weighted
+from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
+from .memorisation import Authenticity, Memorisation, authpct, memorisation_ratio, nearest_distances
+from .mmd import KernelDistance, cmmd, cmmd_details, kernel_distance, kernel_distance_details
 from .modes import ModeReport, grid_centres, grid_modes, mode_coverage, ring_centres, ring_modes
 from .score import score_digits, score_lines
+from .ssim import SSIMMaps, ms_ssim, ms_ssim_details, ssim, ssim_details, ssim_maps
+from .statistics import FeatureStatistics
+from .vendi import VendiScore, vendi_details, vendi_score
 
 __all__ = [
+    "Authenticity",
+    "BoundReport",
+    "DensityCoverage",
     "FeatureStatistics",
     "Floor",
     "FrechetDetails",
+    "FrechetInfinity",
+    "ImageScore",
+    "ImportanceWeighted",
+    "InceptionScore",
+    "Interval",
+    "KernelDistance",
     "KernelJudge",
     "Memorisation",
     "ModeReport",
     "Pixels",
+    "PrecisionRecall",
     "RandConv",
     "RelativeFrechet",
+    "SSIMMaps",
+    "VendiScore",
+    "authpct",
     "bits_offset",
     "bits_per_dim",
+    "bootstrap_interval",
+    "bound_report",
+    "cmmd",
+    "cmmd_details",
+    "density_coverage",
     "extractor",
     "extractors",
     "frechet_distance",
     "frechet_distance_details",
+    "frechet_infinity",
     "frechet_label",
     "frechet_standard_error",
     "grid_centres",
     "grid_modes",
+    "importance_weighted",
+    "inception_score",
+    "kernel_distance",
+    "kernel_distance_details",
     "kl_to_uniform",
     "label_histogram",
     "luma",
     "memorisation_ratio",
     "mode_coverage",
     "ms_ssim",
+    "ms_ssim_details",
     "nearest_distances",
+    "precision_recall",
     "psnr",
+    "psnr_details",
     "real_floor",
     "relative_frechet",
     "ring_centres",
@@ -53,4 +97,8 @@ __all__ = [
     "score_digits",
     "score_lines",
     "ssim",
+    "ssim_details",
+    "ssim_maps",
+    "vendi_details",
+    "vendi_score",
 ]

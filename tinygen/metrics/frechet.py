@@ -7,98 +7,35 @@ symmetric, its square root is never formed. For any factors A_i A_iᵀ = Σ_i
 
     tr (Σ₁ Σ₂)^½ = tr (A₁ᵀ Σ₂ A₁)^½ = ||A₁ᵀ A₂||_*          (the nuclear norm: the sum of the singular values)
 
-which gives two routes, both real and free of regularisation:
+which gives three routes, all real and free of regularisation:
 
 - "symmetric": A₁ from the eigenvectors of Σ₁, then the eigenvalues of A₁ᵀ Σ₂ A₁. Needs only the statistics.
-- "nuclear": A_i = X_iᵀ / √(n_i - 1) from the centred features themselves. It squares nothing, so it is exact
-  where a covariance is singular (N <= D), where the symmetric route errs by about 1e-8 of the scale.
+- "cholesky": A₁ from Cholesky's factorisation of Σ₁, with pivots where Σ₁ is singular, so that no ridge is needed.
+- "nuclear": A_i = X_iᵀ / √(n_i - 1) from the centred features themselves. It squares nothing, so it keeps all its
+  digits where a covariance is singular (N <= D) or nearly so.
 
-The estimate is biased upwards by about c/N: compare only at equal N, and against the real-against-real floor
-of `tinygen.metrics.baseline`.
+A covariance of n samples has rank n - 1 at most. The first two keep no more eigenvalues than that: those beyond are
+rounding, and their square roots are what costs other libraries half their digits.
+
+The estimate is biased upwards by about c/N: compare only at equal N, against the real-against-real floor of
+`tinygen.metrics.baseline`, or extrapolate with `frechet_infinity`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from tinygen.errors import ConfigError, ShapeError
+from tinygen.errors import ConfigError
+from tinygen.kernels.threads import matmul
 
-from ._arrays import Array, as_features
-
-
-class FeatureStatistics:
-    """Count, mean and scatter of features N,D that arrive in batches; float64 whatever arrives.
-
-    Batches are merged pairwise (Chan, Golub & LeVeque 1983), so a common offset costs no digits, as it would
-    in Σ x xᵀ - n μ μᵀ. State: `n` int, `mean` (D,), `scatter` (D, D) = Σ (x - μ)(x - μ)ᵀ. The order of
-    batches and shards changes the result by rounding only.
-    """
-
-    def __init__(self, dims: int):
-        if dims < 1:
-            raise ShapeError(f"FeatureStatistics needs at least one feature; dims={dims}.")
-        self.n = 0
-        self.mean = np.zeros(dims)
-        self.scatter = np.zeros((dims, dims))
-
-    @classmethod
-    def of(cls, batches: npt.ArrayLike | Iterable[npt.ArrayLike]) -> "FeatureStatistics":
-        """Statistics of one array N,D, or of an iterable (not an array) of such batches."""
-        parts = [batches] if isinstance(batches, np.ndarray) else batches
-        out = None
-        for part in parts:  # type: ignore[union-attr]
-            x = as_features(part, "batch")
-            out = (out or cls(x.shape[1])).add(x)
-        if out is None:
-            raise ShapeError("FeatureStatistics.of received no batch; at least one array N,D is needed.")
-        return out
-
-    @property
-    def dims(self) -> int:
-        return self.mean.size
-
-    def add(self, batch: npt.ArrayLike) -> "FeatureStatistics":
-        """Take in features N,D (N may be 0); returns self. Raises ShapeError, NonFiniteError."""
-        x = as_features(batch, "batch")
-        self._require_dims(x.shape[1])
-        if len(x):
-            mean = x.mean(0)
-            x = x - mean
-            self._merge(len(x), mean, x.T @ x)
-        return self
-
-    def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """Take in another shard's statistics; returns self, leaves `other` as it is. Raises ShapeError."""
-        self._require_dims(other.dims)
-        self._merge(other.n, other.mean, other.scatter)
-        return self
-
-    def covariance(self) -> Array:
-        """The unbiased covariance (ddof 1), D,D. Raises ShapeError below two samples."""
-        if self.n < 2:
-            raise ShapeError(f"a covariance needs at least 2 samples; {self.n} arrived.")
-        return self.scatter / (self.n - 1)
-
-    def _merge(self, n: int, mean: Array, scatter: Array) -> None:
-        total = self.n + n
-        if n == 0:
-            return
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (n / total)
-        self.scatter = self.scatter + scatter + np.outer(delta, delta) * (self.n * n / total)
-        self.n = total
-
-    def _require_dims(self, dims: int) -> None:
-        if dims != self.dims:
-            raise ShapeError(f"these statistics hold {self.dims} features per sample; {dims} arrived.")
-
-    def __repr__(self) -> str:
-        return f"FeatureStatistics(n={self.n}, dims={self.dims})"
-
+from ._arrays import Array, as_features, count_note, require_count, require_same_dims
+from ._blas import blas_threads
+from .bootstrap import RESAMPLES, Interval, bootstrap_interval
+from .statistics import FeatureStatistics, require_same_label
 
 Features = npt.ArrayLike | FeatureStatistics
+ROUTES = ("auto", "symmetric", "nuclear", "cholesky")
 
 
 @dataclass(frozen=True)
@@ -109,68 +46,153 @@ class FrechetDetails:
     n_real: int
     n_fake: int
     dims: int
-    route: str  # "symmetric" | "nuclear": the one that ran
+    route: str  # "symmetric" | "nuclear" | "cholesky": the one that ran
     mean_term: float  # |μ₁ - μ₂|², the part due to the means
+    interval: Interval | None = None  # noise of the draw of both sets; None without the features
+    notes: tuple[str, ...] = ()
 
 
 def frechet_distance(real: Features, fake: Features, *, route: str = "auto") -> float:
-    """The Fréchet distance of `real` and `fake`, as `frechet_distance_details` computes it."""
-    return frechet_distance_details(real, fake, route=route).value
+    """The Fréchet distance of `real` and `fake`, as `frechet_distance_details` computes it; symmetric in the two."""
+    return frechet_distance_details(real, fake, route=route, interval=False).value
 
 
-def frechet_distance_details(real: Features, fake: Features, *, route: str = "auto") -> FrechetDetails:
-    """The Fréchet distance with both N and the route that ran.
+def frechet_distance_details(
+    real: Features,
+    fake: Features,
+    *,
+    route: str = "auto",
+    interval: bool = True,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> FrechetDetails:
+    """The Fréchet distance with both N, the route that ran, and its bootstrap interval.
 
     real, fake: features N,D of any float or integer dtype, computed in float64, or `FeatureStatistics`.
-    route: "symmetric", "nuclear" (needs the features), or "auto": nuclear where features are at hand and
+    route: "symmetric", "cholesky", "nuclear" (needs the features), or "auto": nuclear where features are at hand and
     either set has N <= D, so that its covariance is singular; symmetric otherwise. Nothing is ever added to a
     diagonal. A result below zero by rounding is returned as 0.
-    Raises ShapeError (D differs, fewer than 2 samples, not N,D), NonFiniteError, ConfigError (unknown route).
+    interval: also bootstrap over both sets, from `resamples` draws of `seed`; needs the features, and takes about as
+    long again.
+    Raises ShapeError (D differs, fewer than 2 samples, not N,D), NonFiniteError, DtypeError, ConfigError (unknown
+    route, statistics of two extractors).
     """
     r, f = _take(real, "real"), _take(fake, "fake")
     (n, d), (m, e) = _size(r), _size(f)
-    if d != e:
-        raise ShapeError(f"real has {d} features per sample and fake has {e}; use one extractor for both.")
+    require_same_dims(d, e)
     for name, count in (("real", n), ("fake", m)):
-        if count < 2:
-            raise ShapeError(f"{name} has {count} sample(s); a covariance needs at least 2.")
-    if route not in ("auto", "symmetric", "nuclear"):
-        raise ConfigError(f"unknown route {route!r}; choose auto, symmetric or nuclear.")
-    at_hand = not isinstance(r, FeatureStatistics) and not isinstance(f, FeatureStatistics)
-    if route == "auto":
-        route = "nuclear" if at_hand and min(n, m) <= d else "symmetric"
-    if route == "nuclear":
-        if isinstance(r, FeatureStatistics) or isinstance(f, FeatureStatistics):
-            raise ConfigError(
-                "the nuclear route needs both sets of features; FeatureStatistics keep only moments."
-            )
-        mean_term, rest = _nuclear(r, f)
-    else:
-        mean_term, rest = _symmetric(_moments(r), _moments(f))
-    return FrechetDetails(max(mean_term + rest, 0.0), n, m, d, route, mean_term)
+        require_count(name, count, 2, "a covariance")
+    if route not in ROUTES:
+        raise ConfigError(f"unknown route {route!r}; choose {', '.join(ROUTES[:-1])} or {ROUTES[-1]}.")
+    notes = count_note(n, m)
+    parts = None
+    if isinstance(r, FeatureStatistics) or isinstance(f, FeatureStatistics):
+        if route == "nuclear":
+            raise ConfigError("the nuclear route needs both sets of features; FeatureStatistics keep only moments.")
+        if isinstance(r, FeatureStatistics) and isinstance(f, FeatureStatistics):
+            require_same_label(r.label, f.label)
+    elif route == "nuclear" or (route == "auto" and min(n, m) <= d):
+        route = "nuclear"
+        mean_term, rest, parts = _nuclear(r, f, interval)
+    if route != "nuclear":
+        route = "symmetric" if route == "auto" else route
+        mean_term, rest, parts = _by_moments(r, f, route, interval)
+    value = max(mean_term + rest, 0.0)
+    noise = bootstrap_interval(value, *parts, resamples=resamples, seed=seed) if parts else None
+    return FrechetDetails(value, n, m, d, route, mean_term, noise, notes)
 
 
-def _symmetric(real: FeatureStatistics, fake: FeatureStatistics) -> tuple[float, float]:
+Parts = tuple[Array, Array] | None
+
+
+def _by_moments(r: Array | FeatureStatistics, f: Array | FeatureStatistics, route: str, interval: bool):
+    real, fake = _moments(r), _moments(f)
     delta = real.mean - fake.mean
     s1, s2 = real.covariance(), fake.covariance()
-    lam, v = np.linalg.eigh(s1)
-    a = v * np.sqrt(np.maximum(lam, 0))  # a aᵀ = Σ₁
-    m = a.T @ s2 @ a
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh((m + m.T) / 2), 0)).sum()
-    return float(delta @ delta), float(np.trace(s1) + np.trace(s2) - 2 * cross)
+    a = root(s1, real.n) if route == "symmetric" else cholesky(s1, real.n)
+    m = matmul(np.ascontiguousarray(a.T), matmul(s2, a))
+    m = (m + m.T) / 2
+    most = min(len(m), fake.n - 1)
+    parts = None
+    with blas_threads(len(m)):
+        if interval and not isinstance(r, FeatureStatistics) and not isinstance(f, FeatureStatistics):
+            theta, w = np.linalg.eigh(m)
+            parts = _influence(r - real.mean, f - fake.mean, delta, a, theta[-most:], w[:, -most:])
+        else:
+            theta = np.linalg.eigvalsh(m)
+    cross = np.sqrt(np.maximum(theta[-most:], 0)).sum()
+    return float(delta @ delta), float(np.trace(s1) + np.trace(s2) - 2 * cross), parts
 
 
-def _nuclear(real: Array, fake: Array) -> tuple[float, float]:
-    delta = real.mean(0) - fake.mean(0)
-    x, y = _factor(real), _factor(fake)
-    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
-    return float(delta @ delta), float((x * x).sum() + (y * y).sum() - 2 * cross)
+def _influence(x: Array, y: Array, delta: Array, a: Array, theta: Array, w: Array) -> tuple[Array, Array]:
+    """What each centred sample of either set adds to the distance: by the first variation of the trace term, whose
+    derivative in Σ₁ is I - T and in Σ₂ is I - T⁻¹, T = A₁⁻ᵀ M^½ A₁⁻¹ with M = A₁ᵀ Σ₂ A₁ = W Θ Wᵀ."""
+    keep = theta > 1e-14 * theta[-1]
+    theta, w = theta[keep], w[:, keep]
+    to_x = np.linalg.solve(matmul(np.ascontiguousarray(a.T), a), w) * theta**0.25
+    towards_fake = (matmul(x, matmul(a, to_x)) ** 2).sum(1)
+    towards_real = (matmul(y, matmul(a, w * theta**-0.25)) ** 2).sum(1)
+    return 2 * x @ delta + (x * x).sum(1) - towards_fake, -2 * y @ delta + (y * y).sum(1) - towards_real
 
 
-def _factor(features: Array) -> Array:
-    """B with BᵀB = Σ: the scaled centred features, or their triangular factor where that is smaller."""
-    x = (features - features.mean(0)) / np.sqrt(len(features) - 1)
-    return np.asarray(np.linalg.qr(x, mode="r")) if len(x) > x.shape[1] else x
+def root(covariance: Array, n: int) -> Array:
+    """A with A Aᵀ = Σ, D,r: its eigenvectors times the roots of its r <= n - 1 eigenvalues above 0, ascending."""
+    with blas_threads(len(covariance)):
+        lam, v = np.linalg.eigh(covariance)
+    keep = np.flatnonzero(lam > 0)[-min(n - 1, len(lam)) :]
+    if not keep.size:  # every sample alike
+        keep = np.array([len(lam) - 1])
+    return v[:, keep] * np.sqrt(np.maximum(lam[keep], 0))
+
+
+def cholesky(covariance: Array, n: int) -> Array:
+    """A with A Aᵀ = Σ, D,r, lower triangular up to a permutation of its rows where Σ is singular."""
+    if n > len(covariance):
+        try:
+            with blas_threads(len(covariance)):
+                return np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
+        except np.linalg.LinAlgError:
+            pass
+    from scipy.linalg.lapack import dpstrf
+
+    factor, pivots, rank, _ = dpstrf(covariance, lower=1)
+    rank = max(1, min(rank, n - 1))
+    out = np.zeros((len(covariance), rank))
+    out[pivots - 1] = np.tril(factor)[:, :rank]
+    return out
+
+
+def _nuclear(real: Array, fake: Array, interval: bool) -> tuple[float, float, Parts]:
+    mu, nu = real.mean(0), fake.mean(0)
+    x, y = (real - mu) / np.sqrt(len(real) - 1), (fake - nu) / np.sqrt(len(fake) - 1)
+    (p, a), (q, b) = _factor(x, interval), _factor(y, interval)
+    g = matmul(a, np.ascontiguousarray(b.T))
+    parts = None
+    with blas_threads(min(g.shape)):
+        if not interval:
+            cross = np.linalg.svd(g, compute_uv=False).sum()
+        else:
+            u, s, vt = np.linalg.svd(g, full_matrices=False)
+            keep = s > 1e-14 * s[0]
+            polar, cross = matmul(u[:, keep], vt[keep]), s.sum()
+            along_x, along_y = matmul(polar, b), matmul(np.ascontiguousarray(polar.T), a)
+            along_x, along_y = (z if v is None else matmul(v, z) for v, z in ((p, along_x), (q, along_y)))
+            parts = (
+                (len(x) - 1) * ((x - along_x) * x).sum(1) + 2 * np.sqrt(len(x) - 1) * x @ (mu - nu),
+                (len(y) - 1) * ((y - along_y) * y).sum(1) - 2 * np.sqrt(len(y) - 1) * y @ (mu - nu),
+            )
+    return float((mu - nu) @ (mu - nu)), float((x * x).sum() + (y * y).sum() - 2 * cross), parts
+
+
+def _factor(x: Array, orthogonal: bool) -> tuple[Array | None, Array]:
+    """(Q, B) with Q B = x, so that BᵀB = xᵀx: x itself, or its triangular factor where that is smaller. Q is None for
+    the identity, and where it is not asked for."""
+    if len(x) <= x.shape[1]:
+        return None, x
+    with blas_threads(x.shape[1]):
+        if orthogonal:
+            return np.linalg.qr(x)
+        return None, np.asarray(np.linalg.qr(x, mode="r"))
 
 
 def _take(x: Features, name: str) -> Array | FeatureStatistics:

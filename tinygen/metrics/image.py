@@ -1,14 +1,7 @@
-"""Pairs of images: PSNR, SSIM and MS-SSIM, every convention by name, in float64.
-
-SSIM (Wang et al. 2004, eqs. 6-13) = l^α c^β s^γ with
-
-    l = (2μxμy + C1) / (μx² + μy² + C1)   c = (2σxσy + C2) / (σx² + σy² + C2)   s = (σxy + C3) / (σxσy + C3)
-
-C1 = (0.01 L)², C2 = (0.03 L)², C3 = C2 / 2, L the data range, local moments under a window. Published numbers
-disagree in the second digit because windows, covariances and borders differ; hence `family`.
+"""Pairs of images: what may be compared, PSNR, and what a score of pairs reports. SSIM and MS-SSIM: ssim.py.
 
 Images are H,W or H,W,C or N,H,W,C, of one dtype or two; `data_range` is always explicit (255 for bytes, 1 for
-[0, 1], 2 for [-1, 1]): a guessed range is a wrong score.
+[0, 1], 2 for [-1, 1]): a guessed range is a wrong score, and one that the values contradict is refused.
 """
 
 from dataclasses import dataclass
@@ -17,164 +10,92 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygen.errors import ConfigError, ShapeError
+from tinygen.kernels.threads import share
 
-from ._arrays import Array, require_finite
+from ._arrays import Array, as_array, require_finite
+from .bootstrap import RESAMPLES, Interval, bootstrap_interval
 
-MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli & Bovik 2003, §3.2
+OVERSHOOT = 1.5  # a float image may leave its range by this much before the range is taken to be the wrong one
 
 
 @dataclass(frozen=True)
-class _Family:
-    window: tuple[float, ...]  # one axis of a separable window
-    sample_covariance: bool
-    reflect: bool  # pad by reflection and keep every pixel, instead of the valid region
+class ImageScore:
+    """A score of pairs of images, the mean over N pairs, and what is needed to read it."""
 
+    label: str  # metric, convention and range, such as "MS-SSIM-2[wang | L=255]"
+    value: float  # mean over the images
+    values: Array  # N
+    interval: Interval  # of the mean, by bootstrap over the images; NaN for a single pair
+    n: int
+    pooled: float | None = None  # PSNR: of the mean squared error of the whole set, which is lower than the mean
 
-def _gaussian(sigma: float, radius: int) -> tuple[float, ...]:
-    t = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    return tuple(t / t.sum())
-
-
-FAMILIES = {
-    # Wang's own: 11-tap Gaussian, population covariance, 5 px cropped; also pytorch-msssim's
-    "skimage-gaussian": _Family(_gaussian(1.5, 5), sample_covariance=False, reflect=False),
-    # scikit-image's default arguments
-    "skimage-uniform": _Family((1 / 7,) * 7, sample_covariance=True, reflect=False),
-    # torchmetrics 1.9: borders reflected, none cropped
-    "torchmetrics": _Family(_gaussian(1.5, 5), sample_covariance=False, reflect=True),
-}
+    def __str__(self) -> str:
+        return f"{self.label} = {self.value:.4f} ({self.interval.low:.4f}–{self.interval.high:.4f}, N={self.n})"
 
 
 def psnr(
-    x: npt.ArrayLike, y: npt.ArrayLike, *, data_range: float, crop: int = 0, reduction: str = "mean"
-) -> Array | float:
-    """Peak signal-to-noise ratio in dB: 10 log₁₀(L² / MSE); equal images give inf.
-
-    crop: pixels dropped at each border first (super-resolution papers drop `scale`, on luma: see `luma`).
-    reduction: "mean" of the per-image PSNRs, "pooled" (the PSNR of the mean MSE, which is lower), or "none"
-    (N,). Raises ShapeError, ConfigError, NonFiniteError.
-    """
-    a, b = _pair(x, y, data_range)
-    if crop < 0 or min(a.shape[1:3]) <= 2 * crop:
-        raise ShapeError(f"crop={crop} leaves nothing of images {a.shape[1]}x{a.shape[2]}.")
-    h, w = a.shape[1] - crop, a.shape[2] - crop
-    mse = ((a - b)[:, crop:h, crop:w] ** 2).mean((1, 2, 3))
-    if reduction == "pooled":
-        mse = mse.mean()
-    with np.errstate(divide="ignore"):
-        value = 10 * np.log10(data_range**2 / mse)
-    return float(value) if reduction == "pooled" else _reduce(value, reduction)
-
-
-def ssim(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
     data_range: float,
-    family: str = "skimage-gaussian",
-    exponents: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    crop: int = 0,
+    y_channel: bool = False,
     reduction: str = "mean",
 ) -> Array | float:
-    """Structural similarity, the mean over pixels and channels, then (reduction "mean") over images; or
-    "none": (N,).
+    """Peak signal-to-noise ratio in dB: 10 log₁₀(L² / MSE); equal images give inf. The peak L is `data_range`, never
+    the largest value of an image.
 
-    family: a key of `FAMILIES`. exponents: (α, β, γ); a fractional γ acts as sign(s) |s|^γ. Raises ShapeError
-    (shapes differ, images smaller than the window), ConfigError, NonFiniteError.
+    crop: pixels dropped at each border first; y_channel: on the `luma` of RGB images. Super-resolution papers drop
+    `scale` pixels and take luma.
+    reduction: "mean" of the per-image PSNRs, "pooled" (the PSNR of the mean MSE, which is lower), or "none"
+    (N,). Raises ShapeError, DtypeError, ConfigError, NonFiniteError.
     """
-    a, b = _pair(x, y, data_range)
-    if family not in FAMILIES:
-        raise ConfigError(f"unknown SSIM family {family!r}; there are {', '.join(FAMILIES)}.")
-    fam = FAMILIES[family]
-    need = len(fam.window) // 2 + 1 if fam.reflect else len(fam.window)
-    if min(a.shape[1:3]) < need:
-        raise ShapeError(f"{family} SSIM needs sides of at least {need} px; got {a.shape[1]}x{a.shape[2]}.")
-    return _reduce(_maps(a, b, data_range, fam, exponents)[0].mean((1, 2, 3)), reduction)
+    mse = _errors(*image_pair(x, y, data_range, crop, y_channel))
+    if reduction == "pooled":
+        return float(_decibels(mse.mean(), data_range))
+    return reduce_values(_decibels(mse, data_range), reduction)
 
 
-def ms_ssim(
-    x: npt.ArrayLike, y: npt.ArrayLike, *, data_range: float, scales: int = 5, reduction: str = "mean"
-) -> Array | float:
-    """Multi-scale SSIM (Wang, Simoncelli & Bovik 2003, eq. 7).
-
-    Contrast·structure at each scale, luminance at the last. Wang's window and weights, 2×2 mean pooling (an
-    odd side drops its last line); negative means count as 0, per channel, then the mean over channels. Sides
-    > 10·2^(scales-1): 160 for 5. With fewer scales the first weights are rescaled to sum to 1: call that
-    MS-SSIM-2, -3 … Raises ShapeError, ConfigError, NonFiniteError.
-    """
-    a, b = _pair(x, y, data_range)
-    if not 1 <= scales <= 5:
-        raise ConfigError(f"MS-SSIM has 1 to 5 scales; got {scales}.")
-    need = 10 * 2 ** (scales - 1)
-    if min(a.shape[1:3]) <= need:
-        raise ShapeError(
-            f"MS-SSIM with {scales} scales needs sides above {need} px; got {a.shape[1]}x{a.shape[2]}: "
-            "use fewer scales."
-        )
-    weights = np.array(MS_WEIGHTS[:scales])
-    if scales < 5:
-        weights = weights / weights.sum()
-    out = np.ones((len(a), a.shape[3]))
-    for k, weight in enumerate(weights):
-        full, contrast = _maps(a, b, data_range, FAMILIES["skimage-gaussian"], (1, 1, 1))
-        term = (full if k == scales - 1 else contrast).mean((1, 2))  # N, C
-        out *= np.maximum(term, 0) ** weight
-        a, b = _halve(a), _halve(b)
-    return _reduce(out.mean(1), reduction)
+def psnr_details(
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    data_range: float,
+    crop: int = 0,
+    y_channel: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> ImageScore:
+    """`psnr` of every pair, their mean with its bootstrap interval, and the PSNR of the set."""
+    mse = _errors(*image_pair(x, y, data_range, crop, y_channel))
+    score = image_score("PSNR", "", _decibels(mse, data_range), data_range, crop, y_channel, resamples, seed)
+    return ImageScore(**{**vars(score), "pooled": float(_decibels(mse.mean(), data_range))})
 
 
 def luma(images: npt.ArrayLike, *, data_range: float) -> Array:
     """BT.601 luma in studio swing, as super-resolution papers score: RGB …,3 in [0, L] -> …,1."""
-    x = np.asarray(images, dtype=np.float64)
+    x = as_array(images, "images").astype(np.float64, copy=False)
     if x.shape[-1:] != (3,):
         raise ShapeError(f"luma takes RGB images, …,3; got shape {x.shape}.")
     return (x @ np.array([[65.481], [128.553], [24.966]]) + 16 * data_range) / 255
 
 
-def _maps(
-    x: Array, y: Array, data_range: float, fam: _Family, exponents: tuple[float, float, float]
-) -> tuple[Array, Array]:
-    """Maps N,H',W',C of l^α c^β s^γ and of c·s."""
-    w = np.array(fam.window)
-    if fam.reflect:
-        pad = len(w) // 2
-        width = ((0, 0), (pad, pad), (pad, pad), (0, 0))
-        x, y = np.pad(x, width, mode="reflect"), np.pad(y, width, mode="reflect")
-    mx, my = _filter(x, w), _filter(y, w)
-    unbias = len(w) ** 2 / (len(w) ** 2 - 1) if fam.sample_covariance else 1.0
-    vx = unbias * (_filter(x * x, w) - mx * mx)
-    vy = unbias * (_filter(y * y, w) - my * my)
-    cov = unbias * (_filter(x * y, w) - mx * my)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    luminance = (2 * mx * my + c1) / (mx * mx + my * my + c1)
-    both = (2 * cov + c2) / (vx + vy + c2)  # c·s, whose σxσy cancels because C3 = C2 / 2
-    if tuple(exponents) == (1, 1, 1):
-        return luminance * both, both
-    alpha, beta, gamma = exponents
-    sigma = np.sqrt(np.maximum(vx, 0) * np.maximum(vy, 0))
-    contrast = (2 * sigma + c2) / (vx + vy + c2)
-    structure = (cov + c2 / 2) / (sigma + c2 / 2)
-    # l is negative only where the means differ in sign
-    return _power(luminance, alpha) * contrast**beta * _power(structure, gamma), both
+def image_score(
+    name: str, family: str, values: Array, data_range: float, crop: int, y_channel: bool, resamples: int, seed: int
+) -> ImageScore:
+    """The report of per-image `values`, labelled with every choice that moves them."""
+    choices = [family, "Y" if y_channel else "", f"crop {crop}" if crop else "", f"L={data_range:g}"]
+    label = f"{name}[{' | '.join(filter(None, choices))}]"
+    value = float(values.mean())
+    interval = bootstrap_interval(value, values, resamples=resamples, seed=seed)
+    return ImageScore(label, value, values, interval, len(values))
 
 
-def _power(x: Array, p: float) -> Array:
-    return np.sign(x) * np.abs(x) ** p
-
-
-def _filter(x: Array, w: Array) -> Array:
-    """N,H,W,C under a separable window, valid region only."""
-    h, wd = x.shape[1] - len(w) + 1, x.shape[2] - len(w) + 1
-    x = sum(wk * x[:, k : k + h] for k, wk in enumerate(w))
-    return sum(wk * x[:, :, k : k + wd] for k, wk in enumerate(w))
-
-
-def _halve(x: Array) -> Array:
-    h, w = x.shape[1] // 2, x.shape[2] // 2
-    return x[:, : 2 * h, : 2 * w].reshape(len(x), h, 2, w, 2, -1).mean((2, 4))
-
-
-def _pair(x: npt.ArrayLike, y: npt.ArrayLike, data_range: float) -> tuple[Array, Array]:
-    a, b = np.asarray(x), np.asarray(y)
+def image_pair(
+    x: npt.ArrayLike, y: npt.ArrayLike, data_range: float, crop: int = 0, y_channel: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both as N,H,W,C of one dtype, uint8, float32 or float64, checked against each other and against `data_range`."""
+    a, b = as_array(x, "the first image"), as_array(y, "the second image")
     if a.shape != b.shape:
         raise ShapeError(f"the two images have shapes {a.shape} and {b.shape}; they must be equal.")
     if a.ndim not in (2, 3, 4) or not a.size or (a.ndim == 3 and a.shape[2] > 4):
@@ -182,23 +103,60 @@ def _pair(x: npt.ArrayLike, y: npt.ArrayLike, data_range: float) -> tuple[Array,
             f"images are H,W or H,W,C or N,H,W,C and not empty; got {a.shape}: "
             "give a stack of grey images a channel axis, x[..., None]."
         )
-    if not data_range > 0:
+    if not 0 < data_range < np.inf:
         raise ConfigError(f"data_range is the width of the value range, above 0; got {data_range}.")
-    out = []
     for name, z in (("the first image", a), ("the second image", b)):
-        spread = float(z.max()) - float(z.min())
-        if np.issubdtype(z.dtype, np.integer) and spread > data_range:
-            raise ConfigError(
-                f"{name} is {z.dtype} and spans {spread:g}, more than data_range={data_range:g}."
-            )
-        z = z.astype(np.float64)
         require_finite(z, name)
-        z = z[..., None] if z.ndim == 2 else z
-        out.append(z if z.ndim == 4 else z[None])
-    return out[0], out[1]
+        _require_range(z, name, data_range)
+    shape = (1, *a.shape) if a.ndim == 3 else (1, *a.shape, 1) if a.ndim == 2 else a.shape
+    a, b = a.reshape(shape), b.reshape(shape)
+    if y_channel:
+        a, b = luma(a, data_range=data_range), luma(b, data_range=data_range)
+    if crop < 0 or min(shape[1:3]) <= 2 * crop:
+        raise ShapeError(f"crop={crop} leaves nothing of images {shape[1]}x{shape[2]}.")
+    h, w = shape[1] - crop, shape[2] - crop
+    a, b = a[:, crop:h, crop:w], b[:, crop:h, crop:w]
+    same = a.dtype == b.dtype and a.dtype in (np.uint8, np.float32, np.float64)
+    return (a, b) if same else (a.astype(np.float64), b.astype(np.float64))
 
 
-def _reduce(values: Array, reduction: str) -> Array | float:
+def _require_range(z: np.ndarray, name: str, data_range: float) -> None:
+    low, high = float(z.min()), float(z.max())
+    whole = z.dtype.kind in "iu"
+    if high - low > data_range * (1 if whole else OVERSHOOT):
+        raise ConfigError(
+            f"{name} is {z.dtype} and spans {high - low:g}, more than data_range={data_range:g}: give the range that "
+            "its values have."
+        )
+    if not whole and data_range >= 16 and -1 <= low and high <= 1 and (z % 1).any():
+        raise ConfigError(
+            f"{name} is {z.dtype} in [{low:.3g}, {high:.3g}] and data_range={data_range:g} would hide every error: "
+            "use 1 for [0, 1] and 2 for [-1, 1]."
+        )
+
+
+def _errors(a: np.ndarray, b: np.ndarray) -> Array:
+    """The mean squared error of each pair, N."""
+    mse = np.empty(len(a))
+
+    def part(i: int, j: int) -> None:
+        for k in range(i, j):
+            difference = a[k].astype(np.float64)
+            difference -= b[k]
+            difference = difference.reshape(-1)
+            mse[k] = difference @ difference / difference.size
+
+    share(len(a), part)
+    return mse
+
+
+def _decibels(mse: Array, data_range: float) -> Array:
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(data_range**2 / mse)
+
+
+def reduce_values(values: Array, reduction: str) -> Array | float:
+    """The mean over images, or the values themselves. Raises ConfigError for another reduction."""
     if reduction not in ("mean", "none"):
         raise ConfigError(f"unknown reduction {reduction!r}; choose mean or none (psnr also takes pooled).")
     return float(values.mean()) if reduction == "mean" else values

@@ -9,6 +9,9 @@ Both medians ask the *same* training set, and neither set of queries is part of 
 on how many queries there are, except for noise: no correction for N is needed. About 1: as near as new real
 images are. Below 0.8: nearer than they ought to be (copies, or images too smooth to be real). Above 1.2: off
 the manifold. A few copies among many samples hardly move a median; `near_share` shows them.
+
+In a space of features, AuthPct asks the same of each sample without held-out images (Alaa et al. 2022, §3.3): a sample
+is authentic if it is farther from its nearest training sample than that one is from its own nearest neighbour.
 """
 
 from dataclasses import dataclass
@@ -18,7 +21,9 @@ import numpy.typing as npt
 
 from tinygen.errors import ShapeError
 
-from ._arrays import ROWS, Array, as_images, flat, squared_distances
+from ._arrays import Array, as_features, as_images, flat, require_count, require_same_dims
+from ._neighbours import nearest
+from .bootstrap import RESAMPLES, Interval, bootstrap_interval
 
 
 @dataclass(frozen=True)
@@ -41,26 +46,55 @@ def nearest_distances(
 ) -> tuple[Array, npt.NDArray[np.int64]]:
     """The L2 distance of each query image to its nearest reference, N float64, and that reference's index, N.
 
-    Images N,H,W,C uint8 or float in [0, 1]. Exact: the distance to the nearest is recomputed by subtraction,
-    so a copy is at 0. Raises ShapeError, DtypeError.
+    Images N,H,W,C uint8 or float in [0, 1]. Exact, so that a copy is at 0: see _neighbours.py. Raises ShapeError,
+    DtypeError.
     """
     q, r = as_images(queries, "queries"), as_images(references, "references")
     if q.shape[1:] != r.shape[1:]:
         raise ShapeError(f"queries are images {q.shape[1:]} and references {r.shape[1:]}; sizes must agree.")
     if not len(r):
         raise ShapeError("references holds no image; at least one is needed.")
-    q, r = flat(q), flat(r)
-    near = np.empty(len(q), dtype=np.int64)
-    for i in range(0, len(q), ROWS):
-        near[i : i + ROWS] = squared_distances(q[i : i + ROWS], r).argmin(1)
-    return np.sqrt(((q - r[near]) ** 2).sum(1)), near
+    if not len(q):
+        return np.empty(0), np.empty(0, dtype=np.int64)
+    squared, near = nearest(flat(q), flat(r), 1)
+    return np.sqrt(squared[:, 0]), near[:, 0]
+
+
+@dataclass(frozen=True)
+class Authenticity:
+    """AuthPct and what is needed to read it; lower means more copies."""
+
+    percent: float  # of the samples that are authentic
+    interval: Interval  # of percent, the training set taken as given
+    n_samples: int
+    n_train: int
+
+
+def authpct(
+    *, train: npt.ArrayLike, samples: npt.ArrayLike, resamples: int = RESAMPLES, seed: int = 0
+) -> Authenticity:
+    """The percentage of authentic samples, from features N,D and M,D (dgm-eval's AuthPct).
+
+    It depends on the number of training samples: the fewer, the farther their neighbours, the lower the score. Raises
+    ShapeError (D differs, no sample, fewer than 2 training samples), DtypeError, NonFiniteError.
+    """
+    t, s = as_features(train, "train"), as_features(samples, "samples")
+    require_same_dims(t.shape[1], s.shape[1], ("train", "samples"))
+    require_count("train", len(t), 2, "a nearest neighbour")
+    require_count("samples", len(s), 1, "AuthPct")
+    squared, near = nearest(s, t, 1)
+    own = nearest(t, None, 1)[0][:, 0]
+    authentic = 100.0 * (own[near[:, 0]] < squared[:, 0])
+    percent = float(authentic.mean())
+    interval = bootstrap_interval(percent, authentic, resamples=resamples, seed=seed)
+    return Authenticity(percent, interval, len(s), len(t))
 
 
 def memorisation_ratio(
+    *,
     samples: npt.ArrayLike,
     train: npt.ArrayLike,
     heldout: npt.ArrayLike,
-    *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Memorisation:

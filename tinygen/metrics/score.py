@@ -81,7 +81,7 @@ def score_digits(
 
     judge = KernelJudge(hx, hy)
     shares = label_histogram(judge, s)
-    memorised = asdict(memorisation_ratio(s, tx, hx, seed=seed))
+    memorised = asdict(memorisation_ratio(samples=s, train=tx, heldout=hx, seed=seed))
     memorised["interval"] = list(memorised["interval"])
     return {
         "fd": fd,
