@@ -18,13 +18,17 @@ from collections.abc import Iterator
 import numba
 import numpy as np
 
-from tinygen.kernels.threads import WORTH, grain, matmul, share
+from tinygen.kernels.threads import WORTH, share
+
+from . import depthwise, gemm
+from .gemm import ready
 
 # Bytes of columns in a chunk: small enough for the cache, large enough that BLAS packs the weights rarely.
 CHUNK = 2 << 20
 # One side's columns must be this many times fewer before a form changes sides: scattering reads, adds and
 # writes where gathering only writes.
-LOPSIDED = 2
+# Fewer output channels than this leave most of a panel empty: then columns are multiplied and added up.
+NARROW = 12
 
 _scratch = threading.local()
 
@@ -34,51 +38,41 @@ _scratch = threading.local()
 
 def forward(x, w, *, stride, padding, dilation, groups):
     """y (N, OH, OW, F) from x (N, H, W, C) and w (kh, kw, C/groups, F)."""
-    x, w = ready(x), ready(w)
+    x = ready(x)
     N, H, W, C = x.shape
     kh, kw, cg, F = w.shape
     geo = _geometry(H, W, kh, kw, stride, padding, dilation)
     shape = (N, geo[8], geo[9], F)
     if cg == 1 < groups:
-        return _depthwise_forward(_spread(x, F // groups), w, geo, shape)
-    if _is_matmul(geo, padding):
-        y = np.empty(shape, x.dtype)
-        for cs, fs in _groups(C, F, groups):
-            matmul(x.reshape(-1, C)[:, cs], w[0, 0, :, fs], out=y.reshape(-1, F)[:, fs])
-        return y
-    if stride == (1, 1) and LOPSIDED * F <= C:
+        return depthwise.forward(x, w, geo)
+    if stride == (1, 1) and _narrow(F // groups, cg, kh * kw):
         y = np.zeros(shape, x.dtype)
         for cs, fs in _groups(C, F, groups):
             _scatter(x, cs, _flipped(w[..., fs]), y, fs, _adjoint(geo))
         return y
     y = np.empty(shape, x.dtype)
-    for cs, fs in _groups(C, F, groups):
-        _gather(x, cs, w[..., fs].reshape(-1, fs.stop - fs.start), y, fs, geo)
+    for channels in _groups(C, F, groups):
+        gemm.forward(x, w, y, *channels, geo)
     return y
 
 
 def input_grad(g, w, *, x_shape, stride, padding, dilation, groups):
     """gx (N, H, W, C) from g (N, OH, OW, F) and w (kh, kw, C/groups, F)."""
-    g, w = ready(g), ready(w)
+    g = ready(g)
     N, H, W, C = x_shape
     kh, kw, cg, F = w.shape
     geo = _geometry(H, W, kh, kw, stride, padding, dilation)
     if cg == 1 < groups:
-        gx = _depthwise_input_grad(g, w, geo, (N, H, W, F))
+        gx = depthwise.input_grad(g, w, geo)
         return gx if F == C else gx.reshape(N, H, W, C, F // C).sum(axis=-1)
-    if _is_matmul(geo, padding):
-        gx = np.empty(x_shape, g.dtype)
+    if _narrow(cg, F // groups, kh * kw):
+        gx = np.zeros(x_shape, g.dtype)
         for cs, fs in _groups(C, F, groups):
-            matmul(g.reshape(-1, F)[:, fs], w[0, 0, :, fs].T, out=gx.reshape(-1, C)[:, cs])
+            _scatter(g, fs, w[..., fs].reshape(-1, fs.stop - fs.start).T, gx, cs, geo)
         return gx
-    if stride == (1, 1) and LOPSIDED * C > F:
-        gx = np.empty(x_shape, g.dtype)
-        for cs, fs in _groups(C, F, groups):
-            _gather(g, fs, _flipped(w[..., fs]).T, gx, cs, _adjoint(geo))
-        return gx
-    gx = np.zeros(x_shape, g.dtype)
-    for cs, fs in _groups(C, F, groups):
-        _scatter(g, fs, w[..., fs].reshape(-1, fs.stop - fs.start).T, gx, cs, geo)
+    gx = np.empty(x_shape, g.dtype)
+    for channels in _groups(C, F, groups):
+        gemm.input_grad(g, w, gx, *channels, geo)
     return gx
 
 
@@ -89,27 +83,23 @@ def weight_grad(x, g, *, w_shape, stride, padding, dilation, groups):
     kh, kw, cg, F = w_shape
     geo = _geometry(H, W, kh, kw, stride, padding, dilation)
     if cg == 1 < groups:
-        return _depthwise_weight_grad(_spread(x, F // groups), g, geo)
+        return depthwise.weight_grad(x, g, geo)
     gw = np.empty(w_shape, x.dtype)
     for cs, fs in _groups(C, F, groups):
-        if _is_matmul(geo, padding):
-            matmul(x.reshape(-1, C)[:, cs].T, g.reshape(-1, F)[:, fs], out=gw[0, 0, :, fs])
-        elif stride == (1, 1) and LOPSIDED * F <= C:
-            # Σ over pixels of x ⊗ columns(g): the same products, summed over input instead of output pixels
-            gwt = _correlate(g, fs, x, cs, _adjoint(geo)).T.reshape(cg, kh, kw, -1)
-            gw[..., fs] = gwt.transpose(1, 2, 0, 3)[::-1, ::-1]
+        if stride == (1, 1) and _narrow(F // groups, cg, kh * kw):
+            # Σ over pixels of x ⊗ runs of g: the same products, summed over input instead of output pixels
+            turned = gemm.weight_grad(g, x, fs, cs, _adjoint(geo))
+            gw[..., fs] = turned[::-1, ::-1].transpose(0, 1, 3, 2)
         else:
-            gw[..., fs] = _correlate(x, cs, g, fs, geo).reshape(kh, kw, cg, -1)
+            gw[..., fs] = gemm.weight_grad(x, g, cs, fs, geo)
     return gw
 
 
+def _narrow(outputs: int, inputs: int, taps: int) -> bool:
+    return taps > 1 and outputs < NARROW and outputs < inputs
+
+
 # -------------------------------------------------------------------------------------------------- geometry
-
-
-def ready(a: np.ndarray) -> np.ndarray:
-    """C-contiguous and writeable: Numba compiles every kernel again for read-only arrays."""
-    a = np.ascontiguousarray(a)
-    return a if a.flags.writeable else a.copy()
 
 
 def _geometry(H, W, kh, kw, stride, padding, dilation):
@@ -165,21 +155,6 @@ def _least(lines: int, products: int) -> int:
     return max(1, -(-lines * WORTH // (2 * max(products, 1))))
 
 
-def _gather(src, s, matrix, dst, d, geo):
-    """dst[..., d] = columns(src[..., s]) @ matrix, with matrix (kh·kw·|s|, |d|)."""
-    N, OH, OW, D = dst.shape
-    K = matrix.shape[0]
-    flat, dst2 = src.reshape(-1), dst.reshape(-1, D)[:, d]
-
-    def lines(first: int, last: int) -> None:
-        for a, b in _chunks(first, last, OW * K * src.itemsize, CHUNK):
-            col = _buffer((b - a) * OW, K, src.dtype)
-            _im2col(flat, col.reshape(-1), s.start, s.stop - s.start, src.shape[3], geo, a, b)
-            np.matmul(col, matrix, out=dst2[a * OW : b * OW])
-
-    share(N * OH, lines, least=_least(N * OH, dst2.shape[0] * matrix.size))
-
-
 def _scatter(src, s, matrix, dst, d, geo):
     """dst[..., d] += images(src[..., s] @ matrix), with matrix (|s|, kh·kw·|d|): the adjoint of a gather.
 
@@ -198,63 +173,14 @@ def _scatter(src, s, matrix, dst, d, geo):
     share(N, images, least=_least(N, src2.shape[0] * matrix.size))
 
 
-def _correlate(a, s, b, d, geo):
-    """columns(a[..., s])ᵀ @ b[..., d]: (kh·kw·|s|, |d|), summed over chunks in order, then over threads in order."""
-    N, OH, OW, D = b.shape
-    kh, kw = geo[:2]
-    K = kh * kw * (s.stop - s.start)
-    flat, b2 = a.reshape(-1), b.reshape(-1, D)[:, d]
-    shape = (K, d.stop - d.start)
-    totals: dict[int, np.ndarray] = {}
-    budget = max(CHUNK, 2 * K * shape[1] * a.itemsize)
-
-    def lines(first: int, last: int) -> None:
-        total, part = np.empty(shape, a.dtype), None
-        for i, j in _chunks(first, last, OW * K * a.itemsize, budget):
-            col = _buffer((j - i) * OW, K, a.dtype)
-            _im2col(flat, col.reshape(-1), s.start, s.stop - s.start, a.shape[3], geo, i, j)
-            if i == first:
-                np.matmul(col.T, b2[i * OW : j * OW], out=total)
-            else:
-                part = np.matmul(col.T, b2[i * OW : j * OW], out=part)
-                total += part
-        totals[first] = total
-
-    share(N * OH, lines, least=_least(N * OH, b2.shape[0] * K * shape[1]))
-    if not totals:
-        return np.zeros(shape, a.dtype)
-    first, *others = (totals[k] for k in sorted(totals))
-    for other in others:
-        first += other
-    return first
-
-
 # The inner loops, on flat arrays. Unsigned indices spare Numba's wrap-around of negative ones, a test per
 # element that made these copies ten times slower.
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _zero(dst, d, count):
-    for j in range(count):
-        dst[np.uint64(d + j)] = 0
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _copy(dst, d, src, s, count):
-    for j in range(count):
-        dst[np.uint64(d + j)] = src[np.uint64(s + j)]
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
 def _add(dst, d, src, s, count):
     for j in range(count):
         dst[np.uint64(d + j)] += src[np.uint64(s + j)]
-
-
-@numba.njit(cache=True, error_model="numpy", fastmath={"contract"}, nogil=True)
-def _add_product(dst, d, a, i, b, k, count):
-    for j in range(count):
-        dst[np.uint64(d + j)] += a[np.uint64(i + j)] * b[np.uint64(k + j)]
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
@@ -266,38 +192,6 @@ def _taps(start, step, count, size):
         lo, hi = (step - 1 - start) // step, (size - start + step - 1) // step
     lo = min(max(lo, 0), count)
     return lo, max(min(hi, count), lo)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _im2col_line(x, col, c0, cg, C, geo, q, row):
-    kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
-    n, oy = q // OH, q % OH
-    run = kw * cg  # columns of one kernel line
-    for ox in range(OW):
-        ix = ox * sw - left
-        lo, hi = _taps(ix, dw, kw, W)
-        for ky in range(kh):
-            iy = oy * sh - top + ky * dh
-            d = ((row + ox) * kh + ky) * run
-            if iy < 0 or iy >= H:
-                _zero(col, d, run)
-                continue
-            s = ((n * H + iy) * W + ix) * C + c0
-            _zero(col, d, lo * cg)
-            if dw == 1 and cg == C:  # neighbouring taps are one run of memory
-                _copy(col, d + lo * C, x, s + lo * C, (hi - lo) * C)
-            else:
-                for kx in range(lo, hi):
-                    _copy(col, d + kx * cg, x, s + kx * dw * C, cg)
-            _zero(col, d + hi * cg, run - hi * cg)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _im2col(x, col, c0, cg, C, geo, a, b):
-    """col[(q − a)·OW + ox, (ky·kw + kx)·cg + c] = x at that tap, 0 outside, for the output lines q = n·OH +
-    oy in [a, b) and the channels c0 … c0 + cg of C. Both arrays flat."""
-    for q in range(a, b):
-        _im2col_line(x, col, c0, cg, C, geo, q, (q - a) * geo[9])
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
@@ -328,91 +222,3 @@ def _col2im(col, x, c0, cg, C, geo, a, b):
     OH, H = geo[8], geo[10]
     for p in range(a // OH * H, ((b - 1) // OH + 1) * H):
         _col2im_line(col, x, c0, cg, C, geo, a, b, p)
-
-
-# --------------------------------------------------------- depthwise: one input channel per group, no columns
-
-
-def _spread(x, m):
-    """Each channel repeated for the m outputs it feeds: after that every depthwise convolution has m = 1."""
-    return x if m == 1 else np.repeat(x, m, axis=3)
-
-
-def _depthwise_forward(x, w, geo, shape):
-    y = np.zeros(shape, x.dtype)
-    args, lines = (x.reshape(-1), w.reshape(-1), y.reshape(-1), shape[3], geo), shape[0] * geo[8]
-    least = grain(lines, w.size * y.size // shape[3] or 1)
-    share(lines, lambda first, last: _dw_forward(*args, first, last), least=least)
-    return y
-
-
-def _depthwise_input_grad(g, w, geo, shape):
-    gx = np.zeros(shape, g.dtype)
-    args, lines = (g.reshape(-1), w.reshape(-1), gx.reshape(-1), shape[3], geo), shape[0] * geo[10]
-    least = grain(lines, w.size * gx.size // shape[3] or 1)
-    share(lines, lambda first, last: _dw_input_grad(*args, first, last), least=least)
-    return gx
-
-
-def _depthwise_weight_grad(x, g, geo):
-    # A fixed number of partial sums, added in order: the result does not depend on who computed which.
-    N, OH, _, C = g.shape
-    part = np.zeros((max(1, min(16, N * OH)), geo[0] * geo[1] * C), x.dtype)
-    args = x.reshape(-1), g.reshape(-1), part, N, C, geo
-    least = grain(len(part), part.shape[1] * N * OH)
-    share(len(part), lambda first, last: _dw_weight_grad(*args, first, last), least=least)
-    return part.sum(axis=0).reshape(geo[0], geo[1], 1, C)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _dw_line(x, w, y, C, geo, q, weights):
-    """The output line q: y += x·w, or, where the weights are wanted, w += x·y."""
-    kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
-    n, oy = q // OH, q % OH
-    ylo, yhi = _taps(oy * sh - top, dh, kh, H)
-    for ox in range(OW):
-        lo, hi = _taps(ox * sw - left, dw, kw, W)
-        for ky in range(ylo, yhi):
-            for kx in range(lo, hi):
-                i = ((n * H + oy * sh - top + ky * dh) * W + ox * sw - left + kx * dw) * C
-                j, k = (q * OW + ox) * C, (ky * kw + kx) * C
-                if weights:
-                    _add_product(w, k, x, i, y, j, C)
-                else:
-                    _add_product(y, j, x, i, w, k, C)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _dw_input_line(g, w, gx, C, geo, p):
-    kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
-    n, iy = p // H, p % H
-    for ky in range(kh):
-        y = iy + top - ky * dh
-        if y < 0 or y % sh != 0 or y // sh >= OH:
-            continue
-        for ox in range(OW):
-            lo, hi = _taps(ox * sw - left, dw, kw, W)
-            for kx in range(lo, hi):
-                i = (p * W + ox * sw - left + kx * dw) * C
-                _add_product(gx, i, g, ((n * OH + y // sh) * OW + ox) * C, w, (ky * kw + kx) * C, C)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _dw_forward(x, w, y, C, geo, first, last):
-    for q in range(first, last):
-        _dw_line(x, w, y, C, geo, q, False)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _dw_input_grad(g, w, gx, C, geo, first, last):
-    for p in range(first, last):
-        _dw_input_line(g, w, gx, C, geo, p)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _dw_weight_grad(x, g, part, N, C, geo, first, last):
-    """part[i] = the sum over the i-th share of the output lines."""
-    lines, shares = N * geo[8], part.shape[0]
-    for i in range(first, last):
-        for q in range(lines * i // shares, lines * (i + 1) // shares):
-            _dw_line(x, part[i], g, C, geo, q, True)

@@ -140,6 +140,212 @@ def multiply(typing, a, ai, am, ak, b, bi, bk, c, ci, cm, depth):
     return types.void(a, i, i, i, b, i, i, c, i, i, i), generate
 
 
+@intrinsic
+def multiply_rows(typing, table, ti, step, taps, depth, b, bi, out, oi, width):
+    """out[m][n] = Σ_{t < taps} Σ_{k < depth} row[t, m][k] · b[bi + (t·depth + k)·2·lanes + n] for m < ROWS, n < width.
+
+    row[t, m] is the memory at the address table[ti + t·step + m], out[m] that at out[oi + m]. width ≤ 2·lanes.
+    """
+    i = types.intp
+
+    def generate(context, builder, signature, args):
+        block = _Block(context, builder, signature.args[5], args[5])
+        addresses = _pointers(context, builder, signature.args[0], args[0], (*args[1:3], args[1].type(1)), 1)
+        targets = _pointers(context, builder, signature.args[7], args[7], (args[8],) + (args[8].type(1),) * 2, 1)
+        outs = [block.memory(builder.load(targets(m, 0)[0])) for m in range(ROWS)]
+        block.prefetch(outs)
+        with cgutils.for_range(builder, args[3]) as tap:
+            rows = [block.memory(builder.load(addresses(tap.index, m)[0])) for m in range(ROWS)]
+            start = builder.add(args[6], builder.mul(builder.mul(tap.index, args[4]), block.word(2 * block.width)))
+            with cgutils.for_range(builder, args[4]) as loop:
+                numbers = [builder.load(builder.gep(row, [loop.index])) for row in rows]
+                block.step(numbers, builder.add(start, builder.mul(loop.index, block.word(2 * block.width))))
+        block.finish(outs, args[9], add=False)
+        return context.get_dummy_value()
+
+    return types.void(table, i, i, i, i, b, i, out, i, i), generate
+
+
+@intrinsic
+def multiply_columns(typing, table, ti, count, first, b, bi, out, oi, line, width):
+    """out[oi + m·line + n] += Σ_{p < count} row[p][first + m] · b[bi + p·2·lanes + n] for m < ROWS, n < width.
+
+    row[p] is the memory at the address table[ti + p]. width ≤ 2·lanes.
+    """
+    i = types.intp
+
+    def generate(context, builder, signature, args):
+        block = _Block(context, builder, signature.args[4], args[4])
+        addresses = _pointers(context, builder, signature.args[0], args[0], (args[1],) + (args[1].type(1),) * 2, 1)
+        with cgutils.for_range(builder, args[2]) as loop:
+            row = builder.gep(block.memory(builder.load(addresses(loop.index, 0)[0])), [args[3]])
+            numbers = [builder.load(builder.gep(row, [block.word(m)])) for m in range(ROWS)]
+            block.step(numbers, builder.add(args[5], builder.mul(loop.index, block.word(2 * block.width))))
+        targets = _pointers(context, builder, signature.args[6], args[6], (args[7], args[8], args[7].type(1)), 1)
+        block.finish([targets(m, 0)[0] for m in range(ROWS)], args[9], add=True)
+        return context.get_dummy_value()
+
+    return types.void(table, i, i, i, b, i, out, i, i, i), generate
+
+
+@intrinsic
+def multiply_each(typing, table, ti, step, taps, count, first, w, oi, adjoint):
+    """For the `lanes` channels from `first` on, with ⊙ number by number,
+
+        out[m] = Σ_{t < count} row[t, m] ⊙ w[taps[t, 0]]           for m < ROWS, or, if adjoint,
+        w[taps[t, 0]] += Σ_{m < ROWS} row[t, m] ⊙ out[m]          for t < count.
+
+    row[t, m] is the memory at the address table[ti + t·step + m], out[m] that at table[oi + m].
+    """
+    i = types.intp
+
+    def generate(context, builder, signature, args):
+        block = _Block(context, builder, signature.args[6], args[6], rows=ROWS, vectors=1)
+        one = args[1].type(1)
+        rows = _pointers(context, builder, signature.args[0], args[0], (*args[1:3], one), 1)
+        outs = _pointers(context, builder, signature.args[0], args[0], (args[7], one, one), 1)
+        offsets = _pointers(context, builder, signature.args[3], args[3], (args[1].type(0), args[1].type(3), one), 1)
+
+        def number(places, i, j):
+            """The vector from the first channel on, where the table says."""
+            memory = block.memory(builder.load(places(i, j)[0]))
+            return block.at(builder.gep(memory, [args[5]]), 0)
+
+        def product(a, b, total):
+            return builder.fadd(total, builder.fmul(a, b, flags=("contract",)), flags=("contract",))
+
+        def weight(t):
+            return block.at(builder.gep(block.data, [builder.add(builder.load(offsets(t, 0)[0]), args[5])]), 0)
+
+        targets = [number(outs, m, 0) for m in range(ROWS)]
+        with builder.if_else(builder.trunc(args[8], ir.IntType(1))) as (then, otherwise):
+            with then:
+                given = [builder.load(target, align=block.size) for target in targets]
+                with cgutils.for_range(builder, args[4]) as loop:
+                    place = weight(loop.index)
+                    total = builder.load(place, align=block.size)
+                    for m in range(ROWS):
+                        total = product(builder.load(number(rows, loop.index, m), align=block.size), given[m], total)
+                    builder.store(total, place, align=block.size)
+            with otherwise:
+                with cgutils.for_range(builder, args[4]) as loop:
+                    factor = builder.load(weight(loop.index), align=block.size)
+                    for m, (total,) in enumerate(block.sums):
+                        run = builder.load(number(rows, loop.index, m), align=block.size)
+                        builder.store(product(run, factor, builder.load(total)), total)
+                for target, (total,) in zip(targets, block.sums):
+                    builder.store(builder.load(total), target, align=block.size)
+        return context.get_dummy_value()
+
+    return types.void(table, i, i, taps, i, i, w, i, i), generate
+
+
+@intrinsic
+def prefetch(typing, address):
+    """Ask for the line of memory at an address, into the core's second cache."""
+
+    def generate(context, builder, signature, args):
+        _ask(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()), write=0, locality=2)
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+def _ask(builder, pointer, write: int, locality: int) -> None:
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
+    builder.call(ask, [builder.bitcast(pointer, byte), word(write), word(locality), word(1)])
+
+
+@intrinsic
+def transpose(typing, src, s, line, dst, d, step):
+    """dst[d + i·step + j] = src[s + j·line + i] for i, j < lanes."""
+    i = types.intp
+
+    def generate(context, builder, signature, args):
+        x = _pointers(context, builder, signature.args[0], args[0], (args[1], args[2], args[1].type(1)))
+        y = _pointers(context, builder, signature.args[3], args[3], (args[4], args[5], args[4].type(1)))
+        width = VECTOR // x(0, 0)[1]
+        rows = [builder.load(x(j, 0)[0], align=x(j, 0)[1]) for j in range(width)]
+        half = width // 2
+        while half:  # exchange the off-diagonal quarters of every square of 2·half
+            lower = [j if not j & half else width + j - half for j in range(width)]
+            upper = [j + half if not j & half else width + j for j in range(width)]
+            for j in (j for j in range(width) if not j & half):
+                pair = rows[j], rows[j + half]
+                rows[j], rows[j + half] = (
+                    builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(ir.IntType(32), width), order))
+                    for order in (lower, upper))
+            half //= 2
+        for j, row in enumerate(rows):
+            builder.store(row, y(j, 0)[0], align=y(j, 0)[1])
+        return context.get_dummy_value()
+
+    return types.void(src, i, i, dst, i, i), generate
+
+
+class _Block:
+    """ROWS × 2 running sums in registers, and the code that adds a step of products to them."""
+
+    def __init__(self, context, builder, kind, array, rows=ROWS, vectors=2):
+        self.builder, self.number = builder, context.get_value_type(kind.dtype)
+        self.data = context.make_helper(builder, kind, array).data
+        self.size = context.get_abi_sizeof(self.number)
+        self.width = VECTOR // self.size
+        self.vector = ir.VectorType(self.number, self.width)
+        self.word = ir.IntType(64)
+        zero = ir.Constant(self.vector, None)
+        self.sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vectors)] for _ in range(rows)]
+
+    def memory(self, address):
+        return self.builder.inttoptr(address, self.number.as_pointer())
+
+    def at(self, pointer, n: int):
+        """The n-th vector from a pointer to numbers on."""
+        return self.builder.bitcast(self.builder.gep(pointer, [self.word(n * self.width)]), self.vector.as_pointer())
+
+    def prefetch(self, rows: list) -> None:
+        """Ask for the memory of the rows, to be written when the sums are done."""
+        for row in rows:
+            for n in range(2):
+                _ask(self.builder, self.at(row, n), write=1, locality=3)
+
+    def step(self, numbers: list, offset) -> None:
+        """sums[m] += numbers[m] · the pair of vectors of b at the offset."""
+        builder, start = self.builder, self.builder.gep(self.data, [offset])
+        pair = [builder.load(self.at(start, n), align=self.size) for n in range(2)]
+        for number, sums in zip(numbers, self.sums):
+            spread = builder.insert_element(ir.Constant(self.vector, ir.Undefined), number, ir.IntType(32)(0))
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), self.width), None)
+            spread = builder.shuffle_vector(spread, spread, mask)
+            for n in range(2):
+                product = builder.fmul(spread, pair[n], flags=("contract",))
+                builder.store(builder.fadd(builder.load(sums[n]), product, flags=("contract",)), sums[n])
+
+    def finish(self, rows: list, width, add: bool) -> None:
+        """Store (or add) the sums to the memory of each row, its first `width` numbers."""
+        builder = self.builder
+        whole = builder.icmp_signed(">=", width, self.word(2 * self.width))
+        with builder.if_else(whole) as (then, otherwise):
+            with then:
+                for row, sums in zip(rows, self.sums):
+                    for n in range(2):
+                        value = builder.load(sums[n])
+                        if add:
+                            value = builder.fadd(builder.load(self.at(row, n), align=self.size), value)
+                        builder.store(value, self.at(row, n), align=self.size)
+            with otherwise:
+                spare = cgutils.alloca_once(builder, ir.ArrayType(self.number, 2 * self.width))
+                line = builder.bitcast(spare, self.number.as_pointer())
+                for row, sums in zip(rows, self.sums):
+                    for n in range(2):
+                        builder.store(builder.load(sums[n]), self.at(line, n), align=self.size)
+                    with cgutils.for_range(builder, width) as loop:
+                        value, place = builder.load(builder.gep(line, [loop.index])), builder.gep(row, [loop.index])
+                        builder.store(builder.fadd(builder.load(place), value) if add else value, place)
+
+
 def _pointers(context, builder, kind, array, offsets, count=None):
     """at(i, j) → (pointer, alignment) of the vector (or the number, if count is 1) at the offset s + i·row + j·column,
     for (s, row, column) = offsets."""
