@@ -2,31 +2,43 @@
 
 OpenBLAS, libgomp (Numba) and every other pool that waits by spinning take each other's time slices: on two cores, with
 anything else running, one training step took 1.6 s with OpenBLAS's own threads and 0.2 s without them. So OpenBLAS is
-told to compute on the thread that calls it, and work is divided here: `share(n, work)` calls work(start, stop) on
-contiguous parts of range(n), one a thread, the caller's included. NumPy's products and Numba functions compiled with
-nogil=True let go of the interpreter, so the parts run side by side. Waiting threads sleep in the kernel.
+told to compute on the thread that calls it, and work is divided here:
+
+    run(whole, n, …)    compiled loops: team.py's threads take pieces of range(n), at the price of 1 µs. They look for
+                        more for SPIN seconds before they sleep, and yield their core while they look.
+    share(n, work)      work in Python: work(start, stop) on contiguous parts of range(n), one a thread. NumPy's
+                        products let go of the interpreter, so they run side by side. Waiting threads sleep in the
+                        kernel, and waking one costs some 40 µs.
 
 The parts depend on n and on the number of threads alone: results are the same from run to run.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
 import numpy as np
 
-# Below this many multiply-adds a product is not worth waking a thread for (about 50 µs of one core).
-WORTH = 2_000_000
-# Below this many numbers read and written, neither is a pass over memory.
-GRAIN = 32_768
+# Below this many multiply-adds it is not worth waking a thread for a product (50 µs of one core); nor, WORTH_A_PIECE,
+# sharing it in the team (6 µs).
+WORTH, WORTH_A_PIECE = 2_000_000, 500_000
+# Below this many numbers read and written, a pass over memory is not worth waking a thread; nor a piece of its own.
+GRAIN, PIECE = 32_768, 4096
+# Pieces a thread: several, so that one that is late, or slowed by another program, leaves some to the others.
+PIECES = 4
+# Seconds that a thread of the team looks for work before it sleeps.
+SPIN = 300e-6
 
 _inside = threading.local()  # .busy is set on a thread that runs a part: what it shares, it does alone
 _tasks: SimpleQueue = SimpleQueue()
 _workers = 0
+_members = 0  # threads of the team beside the caller
 
 
 def _cores() -> int:
@@ -37,6 +49,9 @@ def _cores() -> int:
 
 
 _count = _cores()
+_LIMIT = 33  # the word of the team that says how many threads may help
+_team = np.zeros(112, np.int64)  # see team.py
+_team[_LIMIT] = _count - 1
 
 
 def get_threads() -> int:
@@ -51,9 +66,23 @@ def set_threads(n: int) -> None:
     if n < 1:
         raise ValueError(f"set_threads: at least 1 thread is needed, not {n}.")
     _count = n
+    _team[_LIMIT] = n - 1
     numba = __import__("sys").modules.get("numba")
     if numba is not None:
         numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+
+
+def run(whole: Callable, n: int, *args, least: int = 1) -> None:
+    """whole(team, pieces, n, *args), a compiled function that ends in team.run: range(n) in pieces of at least `least`,
+    each computed by whichever thread of the team is free. Inside a part of `share` there is one piece."""
+    pieces = 1 if _count == 1 else min(PIECES * _count, n // max(least, 1))
+    if pieces > 1:
+        if getattr(_inside, "busy", False):
+            pieces = 1
+        elif _members < _count - 1:
+            _gather(_count - 1)
+    if n:
+        whole(_team, max(pieces, 1), n, *args)
 
 
 def share(n: int, work: Callable[[int, int], object], least: int = 1) -> None:
@@ -79,37 +108,21 @@ def share(n: int, work: Callable[[int, int], object], least: int = 1) -> None:
             raise error
 
 
-def grain(n: int, elements: int) -> int:
-    """`least` for n parts that hold `elements` numbers together: enough parts to be worth waking a thread."""
-    return max(1, -(-n * GRAIN // max(elements, 1)))
+def grain(n: int, elements: int, size: int = GRAIN) -> int:
+    """`least` for n parts that hold `elements` numbers together: enough to be worth waking a thread, or, with PIECE, a
+    piece of their own."""
+    return max(1, -(-n * size // max(elements, 1)))
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """np.matmul, with its rows (or, for stacks of matrices, the stack) shared among the threads."""
-    if a.ndim == 2 and b.ndim == 2:
-        (m, k), n = a.shape, b.shape[1]
-        if m * n * k < 4 * WORTH or _count == 1:
-            return np.matmul(a, b, out=out)
-        y = np.empty((m, n), np.result_type(a, b)) if out is None else out
-        if m >= n:
-            share(m, lambda i, j: np.matmul(a[i:j], b, out=y[i:j]), least=32)
-        else:
-            share(n, lambda i, j: np.matmul(a, b[:, i:j], out=y[:, i:j]), least=32)
-        return y
-    if a.ndim == b.ndim > 2 and a.shape[:-2] == b.shape[:-2] and a.size * b.shape[-1] >= WORTH and _count > 1:
-        stack = a.shape[:-2]
-        if out is None:
-            out = np.empty((*stack, a.shape[-2], b.shape[-1]), np.result_type(a, b))
-        if out.flags.c_contiguous:
-            axis = 0 if stack[0] >= _count or len(stack) == 1 else max(range(len(stack)), key=lambda i: stack[i])
-            index = (slice(None),) * axis
+    """np.matmul, shared among the team's threads where that is worth it."""
+    if _count > 1 and a.ndim == b.ndim > 1 and a.size * b.shape[-1] >= WORTH_A_PIECE and a.shape[:-2] == b.shape[:-2]:
+        if a.shape[-1] == b.shape[-2] and (out is None or out.flags.c_contiguous):
+            from .product import product  # BLAS's own door for compiled code; loads SciPy's
 
-            def part(i: int, j: int) -> None:
-                s = (*index, slice(i, j))
-                np.matmul(a[s], b[s], out=out[s])
-
-            share(stack[axis], part)
-            return out
+            y = product(a, b, out)
+            if y is not None:
+                return y
     return np.matmul(a, b, out=out)
 
 
@@ -138,10 +151,34 @@ def _grow(n: int) -> None:
         threading.Thread(target=_serve, name=f"tinygen-{_workers}", daemon=True).start()
 
 
+def _gather(n: int) -> None:
+    """Let the team have n threads beside the caller: they need not be there when the work begins."""
+    global _members
+    from . import team
+
+    if not _members:
+        team.found(_team)
+        atexit.register(team.dismiss, _team)
+    while _members < n:
+        _members += 1
+        threading.Thread(target=_help, name=f"tinygen-team-{_members}", daemon=True).start()
+
+
+def _help() -> None:
+    from .team import idle, serve
+
+    idle(_team, 1)  # compiles it, or loads what was compiled
+    begin, probe = time.thread_time(), 1000
+    idle(_team, probe)
+    serve(_team, int(probe * SPIN / max(time.thread_time() - begin, 1e-6)) + 1)
+
+
 def _after_fork() -> None:
     """A forked child has this module's state but none of its threads."""
-    global _workers, _tasks
-    _workers, _tasks = 0, SimpleQueue()
+    global _workers, _tasks, _members
+    _workers, _tasks, _members = 0, SimpleQueue(), 0
+    _team[:] = 0
+    _team[_LIMIT] = _count - 1
 
 
 if hasattr(os, "register_at_fork"):

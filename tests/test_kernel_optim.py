@@ -3,15 +3,15 @@
 import subprocess
 import sys
 
-import numba
 import numpy as np
 import pytest
 
-from tinygen.kernels import adam, rmsprop, sgd
+from tinygen.kernels import adam, rmsprop, sgd, threads
 from tinygen.kernels.adam import cpu as adam_cpu
 from tinygen.kernels.adam import loops as adam_loops
 from tinygen.kernels.rmsprop import loops as rmsprop_loops
 from tinygen.kernels.sgd import loops as sgd_loops
+from tinygen.kernels.table import squares
 
 LOOPS = {"adam": adam_loops, "sgd": sgd_loops, "rmsprop": rmsprop_loops}
 STEPS = 10
@@ -133,15 +133,51 @@ def test_any_size_serial_and_threaded(case, size):
 
 def test_the_thread_count_changes_nothing():
     p, g = arrays((200_000,), np.float32, 2)
-    before, results = numba.get_num_threads(), []
+    before, results = threads.get_threads(), []
     try:
-        for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
-            numba.set_num_threads(threads)
-            results.append(Run("adam", p, [g, g], ema_decay=0.9).fast().state())
+        for count in (1, 3):
+            threads.set_threads(count)
+            results.append([*Run("adam", p, [g, g], ema_decay=0.9).fast().state(), squares([g, p[:7], g[5:]])])
     finally:
-        numba.set_num_threads(before)
+        threads.set_threads(before)
     for a, b in zip(*results):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("case", ["adam, L2", "sgd, Nesterov", "rmsprop, centred"])
+def test_many_arrays_in_one_call_are_each_updated_as_alone(case):
+    """Empty ones, of both types, larger and smaller than a piece, some without an average."""
+    shapes = [((3, 5), np.float32), ((0, 4), np.float32), ((20_000,), np.float64), ((1,), np.float32),
+              ((70, 300), np.float32)]
+    runs, alone = [], []
+    for k, (shape, dtype) in enumerate(shapes):
+        p, g = arrays(shape, dtype, 2, seed=k)
+        decay = 0.9 if k % 2 == 0 else None
+        runs.append(Run(case, p, [g], ema_decay=decay))
+        alone.append(Run(case, p, [g], ema_decay=decay).fast())
+        alone[-1].decay = 0.9
+    of = lambda name: [getattr(r, name) for r in runs]
+    grads = [r.grads[0] for r in runs]
+    o, shared = runs[0].options, dict(ema=of("ema"), ema_decay=0.9)
+    if case.startswith("adam"):
+        adam.step(of("p"), grads, of("m"), of("v"), t=1, **o, **shared)
+    elif case.startswith("sgd"):
+        sgd.step(of("p"), grads, of("buf"), t=1, **o, **shared)
+    else:
+        rmsprop.step(of("p"), grads, of("v"), of("buf"), avg=of("avg"), **o, **shared)
+    for together, single in zip(runs, alone):
+        for a, b in zip(together.state(), single.state()):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_squares_are_summed_in_float64():
+    a, b = arrays((3, 4, 50), np.float32, 1)[0], arrays((50_001,), np.float64, 1)[0]
+    huge, empty = np.full(3, 3e38, np.float32), np.zeros((2, 0), np.float32)
+    found = squares([a, b, huge, empty, a.T])
+    want = [(x.astype(np.float64) ** 2).sum() for x in (a, b, huge, empty, a)]
+    np.testing.assert_allclose(found, want, rtol=1e-14)
+    a[1, 2, 3] = np.nan
+    assert np.isnan(squares([b, a])[1])
 
 
 @pytest.mark.parametrize("case", ["adamw", "sgd", "rmsprop"])
@@ -204,11 +240,11 @@ def test_numbers_of_any_type_compile_nothing_new():
     p, g = arrays((8,), np.float32, 2)
     m, v = np.zeros_like(p), np.zeros_like(p)
     adam.step(p, g, m, v, **ADAM, weight_decay=0.0, decoupled=False, t=1)
-    count = len(adam_cpu._run.signatures)
+    count = len(adam_cpu._all.signatures)
     odd = dict(lr=np.float32(1e-3), beta1=0, beta2=np.float64(0.9), eps=0, weight_decay=np.int64(0))
     adam.step(p, g, m, v, **odd, decoupled=np.True_, t=np.int64(2), scale=1, ema=p.copy(), ema_decay=0)
     adam.step(p.reshape(2, 4), g.reshape(2, 4), m.reshape(2, 4), v.reshape(2, 4), **odd, decoupled=False, t=3)
-    assert len(adam_cpu._run.signatures) == count
+    assert len(adam_cpu._all.signatures) == count
 
 
 def test_errors():
@@ -237,7 +273,7 @@ def test_errors():
         sgd.step(p, g, None, lr=1.0, momentum=0.0, nesterov=True, weight_decay=0.0, t=1)
     with pytest.raises(ValueError, match="rmsprop with momentum 0.9 needs buf"):
         rmsprop.step(p, g, m, None, lr=1.0, alpha=0.9, eps=1e-8, momentum=0.9, weight_decay=0.0)
-    with pytest.raises(NotImplementedError, match="adam has a kernel for numpy arrays only, not list"):
+    with pytest.raises(NotImplementedError, match="adam has a kernel for numpy arrays only, not float"):
         adam.step([1.0], g, m, v, t=1, **options)
 
 

@@ -1,14 +1,40 @@
-"""The pool: every part once, errors handed on, nested and concurrent calls, forks."""
+"""The pool and the team: every part once, errors handed on, nested and concurrent calls, forks, sleep, stale caches."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from numba import njit
 
 import tinygen as tg
-from tinygen.kernels import threads
+from tinygen.kernels import team, threads
+
+
+@njit(nogil=True)
+def _mark(seen, sizes, weight, first, last):
+    for i in range(first, last):
+        seen[i] += 1
+        sizes[i] = last - first
+        for k in range(weight):
+            sizes[i] += k & 0
+
+
+_marks = team.loop(_mark)
+
+
+@njit(nogil=True)
+def _mark_all(words, pieces, n, *args):
+    team.run(words, pieces, n, _marks(args))
+
+
+def marked(n, least=1, weight=0):
+    seen, sizes = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    threads.run(_mark_all, n, seen, sizes, weight, least=least)
+    return seen, sizes
 
 
 @pytest.fixture
@@ -112,3 +138,91 @@ def test_set_threads_says_what_it_takes():
 
 def test_blas_computes_on_the_calling_thread():
     assert threads.single_threaded_blas() >= 1 or "openblas" not in str(np.show_config(mode="dicts")).lower()
+
+
+# ---- the team of compiled code
+
+
+def test_every_piece_is_computed_once(four):
+    for n in (0, 1, 2, 3, 15, 16, 17, 1001):
+        for weight in (0, 20_000):
+            assert (marked(n, weight=weight)[0] == 1).all()
+    for _ in range(3000):
+        assert marked(64)[0].sum() == 64
+
+
+def test_pieces_are_no_smaller_than_asked_and_depend_on_nothing_else(four):
+    assert (marked(100, least=40)[1] == 50).all()
+    bounds = [marked(1000)[1] for _ in range(50)]
+    assert all((b == bounds[0]).all() for b in bounds) and bounds[0].max() == 63  # 16 pieces for 4 threads
+
+
+def test_the_team_wakes_after_a_sleep_and_sleeps_after_work(four):
+    marked(64)
+    for _ in range(5):
+        time.sleep(0.02)
+        before = time.process_time()
+        time.sleep(0.05)
+        assert time.process_time() - before < 0.04  # three threads that looked for work all the time would take 0.1
+        seen, _ = marked(64, weight=100_000)
+        assert (seen == 1).all()
+
+
+def test_eight_threads_open_regions_at_once(four):
+    wrong = []
+
+    def work():
+        for _ in range(300):
+            seen, _ = marked(40, weight=50)
+            if not (seen == 1).all():
+                wrong.append(1)
+
+    workers = [threading.Thread(target=work) for _ in range(8)]
+    for t in workers:
+        t.start()
+    for t in workers:
+        t.join(60)
+    assert not wrong and not any(t.is_alive() for t in workers)
+
+
+def test_a_region_inside_a_part_of_the_pool_is_one_piece(four):
+    sizes = []
+    threads.share(4, lambda i, j: sizes.append(marked(64)[1].min()))
+    assert sizes == [64] * 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_has_a_team_of_its_own(four):
+    marked(64)
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            ok = all((marked(64, weight=5000)[0] == 1).all() for _ in range(50))
+            os._exit(0 if ok else 1)
+        deadline = time.time() + 30
+        while not (done := os.waitpid(child, os.WNOHANG))[0] and time.time() < deadline:
+            marked(64, weight=100)
+        if not done[0]:
+            os.kill(child, 9)
+            pytest.fail("the child hung")
+        assert os.waitstatus_to_exitcode(done[1]) == 0
+
+
+def test_a_program_that_used_the_team_ends():
+    code = ("import numpy as np, tinygen as tg; from tinygen.kernels import threads; tg.set_threads(3); "
+            "a = np.ones((300, 300), np.float32); print(threads.matmul(a, a)[0, 0])")
+    for wait in ("", "; import time; time.sleep(0.01)"):
+        done = subprocess.run([sys.executable, "-c", code + wait], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "300.0\n", "")
+
+
+def test_a_changed_kernel_makes_every_cache_stale(tmp_path):
+    (tmp_path / "a" / "__pycache__").mkdir(parents=True)
+    source, index = tmp_path / "a" / "cpu.py", tmp_path / "a" / "__pycache__" / "cpu.f-1.nbi"
+    source.write_text("x = 1")
+    index.write_text("")
+    assert team.forget_stale(tmp_path) == 1 and not index.exists()
+    index.write_text("")
+    assert team.forget_stale(tmp_path) == 0 and index.exists()
+    source.write_text("x = 22")
+    assert team.forget_stale(tmp_path) == 1

@@ -63,8 +63,8 @@ def _progress(step: int, warm_up: int, steps: int) -> float:
 
 
 def global_norm(grads: dict[str, Tensor]) -> float:
-    """√(Σ‖g‖²) over all gradients: each one's square in its own type, their sum in float64."""
-    return math.sqrt(sum(_square(g.data) for g in grads.values()))
+    """√(Σ‖g‖²) over all gradients, summed in float64."""
+    return math.sqrt(_squares([g.data for g in grads.values()]).sum()) if grads else 0.0
 
 
 def clip_by_norm(grads: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
@@ -78,14 +78,13 @@ def clip_by_value(grads: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
     return {k: wrap(g.data.clip(-limit, limit), None) for k, g in grads.items()}
 
 
-def _square(a) -> float:
-    """‖a‖²; if float32 overflowed on finite numbers, once more in float64."""
-    flat = a.reshape(-1)
-    with np.errstate(over="ignore"):
-        s = float(flat @ flat)
-    if not math.isfinite(s):
-        s = float((flat.astype(np.float64) ** 2).sum())
-    return s
+def _squares(arrays: list) -> np.ndarray:
+    """‖a‖² of each array, summed in float64."""
+    if isinstance(arrays[0], np.ndarray):
+        from .kernels.table import squares  # compiles with Numba: not before it is needed
+
+        return squares(arrays)
+    return np.array([float((a.astype(np.float64) ** 2).sum()) for a in arrays])
 
 
 # ---- optimisers
@@ -126,28 +125,34 @@ class Optimizer:
             g = grads[k]
             if g.shape != p.shape or g.dtype != p.dtype:
                 raise GradientError(f"step() got a gradient {g.shape} {g.dtype} for {k}, which is {p.shape} {p.dtype}.")
-        squares = {k: _square(grads[k].data) for k in self.params}
-        bad = [k for k, s in squares.items() if not math.isfinite(s)]
-        if bad:
-            raise NonFiniteError(f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(squares)} parameters); "
+        names = list(self.params)
+        squares = _squares([grads[k].data for k in names])
+        if not math.isfinite(squares.sum()):
+            bad = [k for k, s in zip(names, squares) if not math.isfinite(s)]
+            raise NonFiniteError(f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(names)} parameters); "
                                  "nothing was updated.")
         scale = 1.0
         if self.clip_norm is not None:
-            norm = self.norm = math.sqrt(sum(squares.values()))
+            norm = self.norm = math.sqrt(squares.sum())
             scale = min(1.0, self.clip_norm / max(norm, 1e-12))
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
         self.steps += 1
         decay = 0.0 if self.ema is None else self.ema.next_decay()
-        average = {k: self.ema.shadow[k] for k in self._averaged} if self.ema is not None else {}
-        for k, p in self.params.items():
+        for p in self.params.values():
             if not p.data.flags.c_contiguous or not getattr(p.data.flags, "writeable", True):
                 p.data = p.data.copy(order="C")
-            self._update(k, p.data, grads[k].data, lr=lr, scale=scale, ema=average.get(k), ema_decay=decay)
+        average = None if self.ema is None else [self.ema.shadow[k] if k in self._averaged else None for k in names]
+        self._update([p.data for p in self.params.values()], [grads[k].data for k in names],
+                     {slot: list(group.values()) for slot, group in self.moments.items()},
+                     lr=lr, scale=scale, ema=average, ema_decay=decay)
+        for p in self.params.values():
             p.touch()
         if self.ema is not None:
             self.ema.follow(decay, done=self._averaged)
 
-    def _update(self, name: str, p, g, *, lr: float, scale: float, ema, ema_decay: float) -> None:
+    def _update(self, p: list, g: list, moments: dict[str, list], *, lr: float, scale: float, ema: list | None,
+                ema_decay: float) -> None:
+        """Update the arrays p in place, in the order of `params`."""
         raise NotImplementedError
 
     def state(self) -> dict[str, np.ndarray]:
@@ -183,10 +188,9 @@ class SGD(Optimizer):
         super().__init__(params, lr, **shared)
         self.momentum, self.nesterov, self.weight_decay = momentum, nesterov, weight_decay
 
-    def _update(self, name, p, g, **shared) -> None:
-        velocity = self.moments["velocity"][name] if self.momentum else None
-        sgd.step(p, g, velocity, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay,
-                 t=self.steps, **shared)
+    def _update(self, p, g, moments, **shared) -> None:
+        sgd.step(p, g, moments.get("velocity"), momentum=self.momentum, nesterov=self.nesterov,
+                 weight_decay=self.weight_decay, t=self.steps, **shared)
 
 
 class RMSProp(Optimizer):
@@ -200,9 +204,8 @@ class RMSProp(Optimizer):
         super().__init__(params, lr, **shared)
         self.alpha, self.eps, self.momentum, self.weight_decay = alpha, eps, momentum, weight_decay
 
-    def _update(self, name, p, g, **shared) -> None:
-        velocity = self.moments["velocity"][name] if self.momentum else None
-        rmsprop.step(p, g, self.moments["square"][name], velocity, alpha=self.alpha, eps=self.eps,
+    def _update(self, p, g, moments, **shared) -> None:
+        rmsprop.step(p, g, moments["square"], moments.get("velocity"), alpha=self.alpha, eps=self.eps,
                      momentum=self.momentum, weight_decay=self.weight_decay, **shared)
 
 
@@ -219,8 +222,8 @@ class Adam(Optimizer):
         super().__init__(params, lr, **shared)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
 
-    def _update(self, name, p, g, **shared) -> None:
-        adam.step(p, g, self.moments["m"][name], self.moments["v"][name], beta1=self.betas[0], beta2=self.betas[1],
+    def _update(self, p, g, moments, **shared) -> None:
+        adam.step(p, g, moments["m"], moments["v"], beta1=self.betas[0], beta2=self.betas[1],
                   eps=self.eps, weight_decay=self.weight_decay, decoupled=self.decoupled, t=self.steps, **shared)
 
 

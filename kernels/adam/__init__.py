@@ -1,17 +1,20 @@
-"""Adam and AdamW: one parameter, its two moments and optionally its moving average, in one pass."""
+"""Adam and AdamW: parameters, their two moments and optionally their moving averages, in one pass."""
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 
 _cpu: ModuleType | None = None
 
+Arrays = np.ndarray | Sequence[np.ndarray]
+
 
 def step(
-    p: np.ndarray,
-    g: np.ndarray,
-    m: np.ndarray,
-    v: np.ndarray,
+    p: Arrays,
+    g: Arrays,
+    m: Arrays,
+    v: Arrays,
     *,
     lr: float,
     beta1: float,
@@ -21,20 +24,22 @@ def step(
     decoupled: bool,
     t: int,
     scale: float = 1.0,
-    ema: np.ndarray | None = None,
+    ema: np.ndarray | Sequence[np.ndarray | None] | None = None,
     ema_decay: float = 0.0,
 ) -> None:
     """Step number t (from 1) of Adam (Kingma and Ba 2015, algorithm 1) on p, in place, with m, v and ema.
 
-    p, g, m, v and ema: one shape, one dtype, float32 or float64; all but g C-contiguous and writeable, and
-    none sharing memory with another. m and v are zero before the first step. The gradient used is scale * g.
-    weight_decay: added to the gradient as an L2 penalty, or with `decoupled` taken off p itself as in AdamW
-    (Loshchilov and Hutter 2019). ema, if given, becomes ema_decay * ema + (1 - ema_decay) * p for the updated
-    p. Raises ValueError or TypeError for arrays that do not fit, NotImplementedError for arrays on a device.
+    p, g, m, v and ema: arrays of one shape, one dtype, float32 or float64; all but g C-contiguous and writeable,
+    and none sharing memory with another; or lists of such arrays, which cost one call together. m and v are zero
+    before the first step. The gradient used is scale * g. weight_decay: added to the gradient as an L2 penalty, or
+    with `decoupled` taken off p itself as in AdamW (Loshchilov and Hutter 2019). ema, if given, becomes ema_decay *
+    ema + (1 - ema_decay) * p for the updated p. Raises ValueError or TypeError for arrays that do not fit,
+    NotImplementedError for arrays on a device.
     """
     global _cpu
-    if type(p) is not np.ndarray:  # the CUDA launcher's place
-        raise NotImplementedError(f"adam has a kernel for numpy arrays only, not {type(p).__name__}.")
+    first = p[0] if isinstance(p, list) else p
+    if type(first) is not np.ndarray:  # the CUDA launcher's place
+        raise NotImplementedError(f"adam has a kernel for numpy arrays only, not {type(first).__name__}.")
     if _cpu is None:
         from . import cpu as _cpu  # compiles with Numba: not before it is needed
     assert _cpu is not None

@@ -1,4 +1,4 @@
-"""One Adam step over contiguous arrays: one loop, one pass over memory.
+"""One Adam step over many arrays as over one long row: one loop, one pass over memory.
 
 No fastmath: every element gets the same arithmetic wherever it lies, in a vector or in the rest of a loop,
 whatever the thread count.
@@ -6,12 +6,13 @@ whatever the thread count.
 
 import math
 
+import numpy as np
 from numba import njit
 
-from tinygen.kernels.adam.arrays import flat
-from tinygen.kernels.threads import share
-
-SHARE = 65536  # elements a thread takes at least: waking it costs what 20,000 do
+from tinygen.kernels.table import PIECE, at, grouped, table
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import run
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
@@ -24,11 +25,10 @@ def _element(p, g, m, v, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _run(p, g, m, v, ema, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale, ema_rate, first, last):
+def _update(p, g, m, v, ema, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale, ema_rate):
     real = p.dtype.type  # Python floats are float64: unconverted they would widen float32 arithmetic
     b1, a1, b2, a2, rate, root = real(b1), real(a1), real(b2), real(a2), real(rate), real(root)
     eps, l2, shrink, scale, follow = real(eps), real(l2), real(shrink), real(scale), real(ema_rate)
-    p, g, m, v, ema = p[first:last], g[first:last], m[first:last], v[first:last], ema[first:last]
     if ema_rate == 0.0:  # ema is only a stand-in: touching it would cost the loop its vectors
         for i in range(p.size):
             p[i], m[i], v[i] = _element(
@@ -42,14 +42,36 @@ def _run(p, g, m, v, ema, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale, em
             ema[i] += follow * (p[i] - ema[i])
 
 
+@njit(cache=True, error_model="numpy", nogil=True)
+def _piece(addresses, starts, like, averaged, scalars, first, last):
+    """Numbers first:last of the long row."""
+    b1, a1, b2, a2, rate, root, eps, l2, shrink, scale, ema_rate = scalars
+    k = np.searchsorted(starts, first, "right") - 1
+    while first < last:
+        stop = min(last, starts[k + 1])
+        i, n, row = first - starts[k], stop - first, addresses[k]
+        _update(at(row[0], i, n, like), at(row[1], i, n, like), at(row[2], i, n, like), at(row[3], i, n, like),
+                at(row[4], i, n, like), b1, a1, b2, a2, rate, root, eps, l2, shrink, scale,
+                ema_rate if averaged[k] else 0.0)
+        first, k = stop, k + 1
+
+
+_pieces = loop(_piece)
+
+
+@njit(cache=True, nogil=True)
+def _all(team, pieces, n, *args):
+    divide(team, pieces, n, _pieces(args))
+
+
 def step(p, g, m, v, ema, lr, beta1, beta2, eps, weight_decay, decoupled, t, scale, ema_decay):
-    """See the package's step. Without an EMA its rate is 0 and the array standing in for it is left alone."""
-    p, g, m, v, average = flat("adam", p, g, m, v, ema)
+    """See the package's step. Where there is no EMA the parameter stands in for it and is left alone."""
     # floats throughout: an int or a NumPy scalar among them would compile everything once more
     lr, beta1, beta2, decay = float(lr), float(beta1), float(beta2), float(weight_decay)
     l2, shrink = (0.0, 1.0 - lr * decay) if decoupled else (decay, 1.0)
     rate, root = lr / (1.0 - beta1 ** int(t)), 1.0 / math.sqrt(1.0 - beta2 ** int(t))
-    ema_rate = 0.0 if ema is None else 1.0 - float(ema_decay)
     betas = beta1, 1.0 - beta1, beta2, 1.0 - beta2
-    scalars = *betas, rate, root, float(eps), l2, shrink, float(scale), ema_rate
-    share(p.size, lambda first, last: _run(p, g, m, v, average, *scalars, first, last), least=SHARE)
+    scalars = *betas, rate, root, float(eps), l2, shrink, float(scale), 1.0 - float(ema_decay)
+    for columns in grouped("adam", p, g, m, v, ema):
+        addresses, starts, like = table(columns)
+        run(_all, int(starts[-1]), addresses, starts, like, addresses[:, 4] != addresses[:, 0], scalars, least=PIECE)

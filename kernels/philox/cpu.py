@@ -9,9 +9,11 @@ import math
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.threads import share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import run
 
-SHARE = 2048  # blocks a thread takes at least: waking it costs what 1,000 do
+LEAST = 128  # blocks of a piece, some 5 to 20 µs
 
 _u64 = np.uint64
 MASK, S32 = _u64(0xFFFFFFFF), _u64(32)
@@ -109,6 +111,46 @@ def _bits(out, key, first, last):
         out[i] = _word64(key, i, ZERO)
 
 
+_uniform32_pieces = loop(_uniform32)
+
+
+@njit(cache=True, nogil=True)
+def _uniform32_all(team, pieces, n, *args):
+    divide(team, pieces, n, _uniform32_pieces(args))
+
+
+_uniform64_pieces = loop(_uniform64)
+
+
+@njit(cache=True, nogil=True)
+def _uniform64_all(team, pieces, n, *args):
+    divide(team, pieces, n, _uniform64_pieces(args))
+
+
+_normal_pieces = loop(_normal)
+
+
+@njit(cache=True, nogil=True)
+def _normal_all(team, pieces, n, *args):
+    divide(team, pieces, n, _normal_pieces(args))
+
+
+_integers_pieces = loop(_integers)
+
+
+@njit(cache=True, nogil=True)
+def _integers_all(team, pieces, n, *args):
+    divide(team, pieces, n, _integers_pieces(args))
+
+
+_bits_pieces = loop(_bits)
+
+
+@njit(cache=True, nogil=True)
+def _bits_all(team, pieces, n, *args):
+    divide(team, pieces, n, _bits_pieces(args))
+
+
 def uniform(key: int, n: int, low: float, high: float, dtype: np.dtype) -> np.ndarray:
     """n numbers in [low, high), bounds rounded to dtype first; see README.md for why never `high`."""
     out = np.empty(n, dtype)
@@ -116,8 +158,7 @@ def uniform(key: int, n: int, low: float, high: float, dtype: np.dtype) -> np.nd
     bounds = float(low), float(high) - float(low), float(np.nextafter(high, low))
     blocks = (n + 3) // 4
     single = dtype == np.float32
-    draw = _uniform32 if single else _uniform64
-    share(blocks, lambda first, last: draw(out, _u64(key), *bounds, first, last), least=SHARE)
+    run(_uniform32_all if single else _uniform64_all, blocks, out, _u64(key), *bounds, least=LEAST)
     return out
 
 
@@ -125,7 +166,7 @@ def normal(key: int, n: int, dtype: np.dtype) -> np.ndarray:
     """n standard normals: float64 Box-Muller pairs, rounded to dtype."""
     out = np.empty(n, dtype)
     blocks = (n + 1) // 2
-    share(blocks, lambda first, last: _normal(out, _u64(key), first, last), least=SHARE)
+    run(_normal_all, blocks, out, _u64(key), least=LEAST)
     return out
 
 
@@ -133,12 +174,12 @@ def integers(key: int, n: int, low: int, high: int) -> np.ndarray:
     """n int64 in [low, high), exactly uniform."""
     out = np.empty(n, np.int64)
     blocks = (n + 1) // 2
-    share(blocks, lambda first, last: _integers(out, _u64(key), low, _u64(high - low), first, last), least=SHARE)
+    run(_integers_all, blocks, out, _u64(key), low, _u64(high - low), least=LEAST)
     return out
 
 
 def permutation(key: int, n: int) -> np.ndarray:
     """A uniformly random order of 0..n-1, int64."""
     bits = np.empty(n, np.uint64)
-    share((n + 1) // 2, lambda first, last: _bits(bits, _u64(key), first, last), least=SHARE)
+    run(_bits_all, (n + 1) // 2, bits, _u64(key), least=LEAST)
     return np.argsort(bits, kind="stable")

@@ -1,17 +1,20 @@
-"""RMSprop: one parameter, its state and optionally its moving average, in one pass."""
+"""RMSprop: parameters, their state and optionally their moving averages, in one pass."""
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 
 _cpu: ModuleType | None = None
 
+Arrays = np.ndarray | Sequence[np.ndarray]
+
 
 def step(
-    p: np.ndarray,
-    g: np.ndarray,
-    v: np.ndarray,
-    buf: np.ndarray | None,
+    p: Arrays,
+    g: Arrays,
+    v: Arrays,
+    buf: Arrays | None,
     *,
     lr: float,
     alpha: float,
@@ -19,22 +22,23 @@ def step(
     momentum: float,
     weight_decay: float,
     scale: float = 1.0,
-    avg: np.ndarray | None = None,
-    ema: np.ndarray | None = None,
+    avg: Arrays | None = None,
+    ema: np.ndarray | Sequence[np.ndarray | None] | None = None,
     ema_decay: float = 0.0,
 ) -> None:
     """One step of RMSprop (Tieleman and Hinton 2012) on p, in place, with its state and ema; PyTorch's form.
 
-    p, g, v, buf, avg and ema: one shape, one dtype, float32 or float64; all but g C-contiguous and writeable,
-    and none sharing memory with another. v, buf and avg are zero before the first step. buf, the velocity,
-    may be None where momentum is 0; avg, the mean gradient, makes it the centred form (Graves 2013) where it
-    is given. The gradient used is scale * g + weight_decay * p. ema, if given, becomes ema_decay * ema + (1 -
-    ema_decay) * p for the updated p. Raises ValueError or TypeError for arrays that do not fit,
-    NotImplementedError for arrays on a device.
+    p, g, v, buf, avg and ema: one shape, one dtype, float32 or float64; all but g C-contiguous and writeable, and
+    none sharing memory with another; or lists of such arrays, which cost one call together. v, buf and avg are zero
+    before the first step. buf, the velocity, may be None where momentum is 0; avg, the mean gradient, makes it the
+    centred form (Graves 2013) where it is given. The gradient used is scale * g + weight_decay * p. ema, if given,
+    becomes ema_decay * ema + (1 - ema_decay) * p for the updated p. Raises ValueError or TypeError for arrays that
+    do not fit, NotImplementedError for arrays on a device.
     """
     global _cpu
-    if type(p) is not np.ndarray:  # the CUDA launcher's place
-        raise NotImplementedError(f"rmsprop has a kernel for numpy arrays only, not {type(p).__name__}.")
+    first = p[0] if isinstance(p, list) else p
+    if type(first) is not np.ndarray:  # the CUDA launcher's place
+        raise NotImplementedError(f"rmsprop has a kernel for numpy arrays only, not {type(first).__name__}.")
     if _cpu is None:
         from . import cpu as _cpu  # compiles with Numba: not before it is needed
     assert _cpu is not None

@@ -1,4 +1,4 @@
-"""One RMSprop step over contiguous arrays in one pass over memory.
+"""One RMSprop step over many arrays as over one long row, in one pass over memory.
 
 A tile of each array goes through the loops its options call for while it lies in the first-level cache (see
 sgd/cpu.py). No fastmath, see adam/cpu.py.
@@ -9,23 +9,22 @@ import math
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.adam.arrays import flat
-from tinygen.kernels.threads import share
+from tinygen.kernels.table import PIECE, at, grouped, table
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import run
 
-SHARE = 65536  # elements a thread takes at least: waking it costs what 20,000 do
 TILE = 512
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _run(
-    p, g, v, buf, avg, ema, lr, alpha, eps, momentum, centered, weight_decay, scale, ema_rate, first, last
-):
+def _update(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, ema_rate, centered):
     real = p.dtype.type  # Python floats are float64: unconverted they would widen float32 arithmetic
     rate, keep, take, small, mu = real(lr), real(alpha), real(1.0 - alpha), real(eps), real(momentum)
     decay, clip, follow, zero = real(weight_decay), real(scale), real(ema_rate), real(0.0)
-    direction = np.empty(min(TILE, last - first), p.dtype)
-    for start in range(first, last, TILE):
-        stop = min(start + TILE, last)
+    direction = np.empty(min(TILE, p.size), p.dtype)
+    for start in range(0, p.size, TILE):
+        stop = min(start + TILE, p.size)
         pt, gt, vt, d = p[start:stop], g[start:stop], v[start:stop], direction[: stop - start]
         for i in range(pt.size):
             d[i] = clip * gt[i] + decay * pt[i]
@@ -52,12 +51,34 @@ def _run(
                 et[i] += follow * (pt[i] - et[i])
 
 
+@njit(cache=True, error_model="numpy", nogil=True)
+def _piece(addresses, starts, like, averaged, centered, scalars, first, last):
+    """Numbers first:last of the long row."""
+    lr, alpha, eps, momentum, decay, scale, ema_rate = scalars
+    k = np.searchsorted(starts, first, "right") - 1
+    while first < last:
+        stop = min(last, starts[k + 1])
+        i, n, row = first - starts[k], stop - first, addresses[k]
+        _update(at(row[0], i, n, like), at(row[1], i, n, like), at(row[2], i, n, like), at(row[3], i, n, like),
+                at(row[4], i, n, like), at(row[5], i, n, like), lr, alpha, eps, momentum, decay, scale,
+                ema_rate if averaged[k] else 0.0, centered[k])
+        first, k = stop, k + 1
+
+
+_pieces = loop(_piece)
+
+
+@njit(cache=True, nogil=True)
+def _all(team, pieces, n, *args):
+    divide(team, pieces, n, _pieces(args))
+
+
 def step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, ema_decay):
     """See the package's step. Arrays that are None are stood in for by p and not touched."""
-    p, g, v, velocity, mean, average = flat("rmsprop", p, g, v, buf, avg, ema)
-    ema_rate = 0.0 if ema is None else 1.0 - float(ema_decay)
     # floats throughout: an int or a NumPy scalar among them would compile everything once more
-    rates = float(lr), float(alpha), float(eps), float(momentum)
-    scalars = avg is not None, float(weight_decay), float(scale), ema_rate
-    args = p, g, v, velocity, mean, average, *rates, *scalars
-    share(p.size, lambda first, last: _run(*args, first, last), least=SHARE)
+    scalars = float(lr), float(alpha), float(eps), float(momentum), float(weight_decay), float(scale)
+    for columns in grouped("rmsprop", p, g, v, buf, avg, ema):
+        addresses, starts, like = table(columns)
+        own = addresses != addresses[:, :1]  # False where the parameter stands in
+        run(_all, int(starts[-1]), addresses, starts, like, own[:, 5].copy(), own[:, 4].copy(),
+            (*scalars, 1.0 - float(ema_decay)), least=PIECE)

@@ -1,16 +1,19 @@
-"""Stochastic gradient descent: one parameter, its velocity and optionally its moving average, in one pass."""
+"""Stochastic gradient descent: parameters, their velocities and optionally their moving averages, in one pass."""
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
 
 _cpu: ModuleType | None = None
 
+Arrays = np.ndarray | Sequence[np.ndarray]
+
 
 def step(
-    p: np.ndarray,
-    g: np.ndarray,
-    buf: np.ndarray | None,
+    p: Arrays,
+    g: Arrays,
+    buf: Arrays | None,
     *,
     lr: float,
     momentum: float,
@@ -18,20 +21,22 @@ def step(
     weight_decay: float,
     t: int,
     scale: float = 1.0,
-    ema: np.ndarray | None = None,
+    ema: np.ndarray | Sequence[np.ndarray | None] | None = None,
     ema_decay: float = 0.0,
 ) -> None:
     """Step number t (from 1) of gradient descent on p, in place, with the velocity buf and ema.
 
-    p, g, buf and ema: one shape, one dtype, float32 or float64; all but g C-contiguous and writeable, and
-    none sharing memory with another. buf may be None where momentum is 0; step 1 sets it to the gradient
-    whatever it held. The gradient used is scale * g + weight_decay * p. Sutskever et al. 2013, in PyTorch's
-    form. ema, if given, becomes ema_decay * ema + (1 - ema_decay) * p for the updated p. Raises ValueError or
-    TypeError for arrays that do not fit, NotImplementedError for arrays on a device.
+    p, g, buf and ema: one shape, one dtype, float32 or float64; all but g C-contiguous and writeable, and none
+    sharing memory with another; or lists of such arrays, which cost one call together. buf may be None where
+    momentum is 0; step 1 sets it to the gradient whatever it held. The gradient used is scale * g + weight_decay *
+    p. Sutskever et al. 2013, in PyTorch's form. ema, if given, becomes ema_decay * ema + (1 - ema_decay) * p for
+    the updated p. Raises ValueError or TypeError for arrays that do not fit, NotImplementedError for arrays on a
+    device.
     """
     global _cpu
-    if type(p) is not np.ndarray:  # the CUDA launcher's place
-        raise NotImplementedError(f"sgd has a kernel for numpy arrays only, not {type(p).__name__}.")
+    first = p[0] if isinstance(p, list) else p
+    if type(first) is not np.ndarray:  # the CUDA launcher's place
+        raise NotImplementedError(f"sgd has a kernel for numpy arrays only, not {type(first).__name__}.")
     if _cpu is None:
         from . import cpu as _cpu  # compiles with Numba: not before it is needed
     assert _cpu is not None

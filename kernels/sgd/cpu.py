@@ -1,24 +1,26 @@
-"""One step of gradient descent over contiguous arrays in one pass over memory.
+"""One step of gradient descent over many arrays as over one long row, in one pass over memory.
 
 A tile of each array goes through the loops its options call for while it lies in the first-level cache: each
 loop then touches few arrays, and no stand-in, and becomes vectors. No fastmath, see adam/cpu.py.
 """
 
+import numpy as np
 from numba import njit
 
-from tinygen.kernels.adam.arrays import flat
-from tinygen.kernels.threads import share
+from tinygen.kernels.table import PIECE, at, grouped, table
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import run
 
-SHARE = 65536  # elements a thread takes at least: waking it costs what 20,000 do
 TILE = 512
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _run(p, g, buf, ema, lr, momentum, begin, nesterov, weight_decay, scale, ema_rate, first, last):
+def _update(p, g, buf, ema, lr, momentum, weight_decay, scale, ema_rate, begin, nesterov):
     real = p.dtype.type  # Python floats are float64: unconverted they would widen float32 arithmetic
     rate, mu, decay, clip, follow = real(lr), real(momentum), real(weight_decay), real(scale), real(ema_rate)
-    for start in range(first, last, TILE):
-        stop = min(start + TILE, last)
+    for start in range(0, p.size, TILE):
+        stop = min(start + TILE, p.size)
         pt, gt = p[start:stop], g[start:stop]
         if momentum == 0.0:
             for i in range(pt.size):
@@ -37,10 +39,32 @@ def _run(p, g, buf, ema, lr, momentum, begin, nesterov, weight_decay, scale, ema
                 et[i] += follow * (pt[i] - et[i])
 
 
+@njit(cache=True, error_model="numpy", nogil=True)
+def _piece(addresses, starts, like, averaged, scalars, begin, nesterov, first, last):
+    """Numbers first:last of the long row."""
+    lr, momentum, decay, scale, ema_rate = scalars
+    k = np.searchsorted(starts, first, "right") - 1
+    while first < last:
+        stop = min(last, starts[k + 1])
+        i, n, row = first - starts[k], stop - first, addresses[k]
+        _update(at(row[0], i, n, like), at(row[1], i, n, like), at(row[2], i, n, like), at(row[3], i, n, like),
+                lr, momentum, decay, scale, ema_rate if averaged[k] else 0.0, begin, nesterov)
+        first, k = stop, k + 1
+
+
+_pieces = loop(_piece)
+
+
+@njit(cache=True, nogil=True)
+def _all(team, pieces, n, *args):
+    divide(team, pieces, n, _pieces(args))
+
+
 def step(p, g, buf, ema, lr, momentum, nesterov, weight_decay, t, scale, ema_decay):
     """See the package's step. Arrays that are None are stood in for by p and not touched."""
-    p, g, velocity, average = flat("sgd", p, g, buf, ema)
-    ema_rate = 0.0 if ema is None else 1.0 - float(ema_decay)
     # floats throughout: an int or a NumPy scalar among them would compile everything once more
-    scalars = float(lr), float(momentum), bool(t == 1), bool(nesterov), float(weight_decay), float(scale)
-    share(p.size, lambda first, last: _run(p, g, velocity, average, *scalars, ema_rate, first, last), least=SHARE)
+    scalars = float(lr), float(momentum), float(weight_decay), float(scale), 1.0 - float(ema_decay)
+    for columns in grouped("sgd", p, g, buf, ema):
+        addresses, starts, like = table(columns)
+        run(_all, int(starts[-1]), addresses, starts, like, addresses[:, 3] != addresses[:, 0], scalars, bool(t == 1),
+            bool(nesterov), least=PIECE)

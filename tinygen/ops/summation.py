@@ -2,7 +2,7 @@
 
 NumPy adds pairwise along the last axis only; along the others it adds row by row, and the error of a float32
 sum then grows with the number of rows. Here rows are added in blocks by a product with ones, which BLAS does
-from cache, and the few results of the blocks are added in float64.
+from cache, or by kernels/sums.py, and the few results of the blocks are added in float64.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 _SHORT = 32768  # elements below which NumPy's own sum is as good
+_LEADING = tuple(range(32))
+_FEW = 8192  # the same for a sum over rows, which has a kernel
 _BLOCK = 2048  # elements of a block: it stays in cache, and BLAS does not wake its threads for it
 _WIDE = 256  # columns from which NumPy's row-by-row addition is as fast as BLAS
 _ROW = 2048  # elements of a row up to which a product with ones is accurate, and faster than NumPy's sum
@@ -20,6 +22,13 @@ _ROW = 2048  # elements of a row up to which a product with ones is accurate, an
 
 def total(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool = False) -> Any:
     """Σ x over `axis`, an ascending tuple counted from the front. Same dtype; int64 for integers."""
+    if x.size >= _FEW and xp is np and x.dtype == np.float32 and x.flags.c_contiguous:
+        k = len(axis)
+        if axis == _LEADING[:k] and (columns := math.prod(x.shape[k:])) > 1:  # a bias's gradient
+            from ..kernels.sums import over_rows  # compiles with Numba: not before it is needed
+
+            y = over_rows(x.reshape(-1, columns))
+            return y.reshape(*[1] * k, *x.shape[k:]) if keepdims else y.reshape(x.shape[k:])
     if x.size < _SHORT or xp is not np or x.dtype != np.float32 or not axis:
         return x.sum(axis=axis, keepdims=keepdims)
     shape, reduced = x.shape, axis
