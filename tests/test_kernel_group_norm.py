@@ -8,7 +8,7 @@ import pytest
 
 from tinygen.kernels import group_norm as K
 from tinygen.kernels import threads
-from tinygen.kernels.group_norm import loops
+from tinygen.kernels.group_norm import cpu, loops
 
 loops_forward = numba.njit(loops.forward)
 loops_backward = numba.njit(loops.backward)
@@ -223,3 +223,26 @@ def test_torch_agrees(N, P, C, groups, silu):
     want = ty.detach(), *torch.autograd.grad(ty, (tx, tw, tb), torch.tensor(g))
     for have, need in zip(run(g, x, w, b, groups, silu), want, strict=True):
         np.testing.assert_allclose(have, need.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_one_sample_is_cut_between_groups(monkeypatch):
+    g, x, w, b = case(1, 300, 256, np.float32)
+    want = run(g, x, w, b, 8, True)
+    for n in (1, 2, 3):
+        monkeypatch.setattr(cpu, "get_threads", lambda n=n: n)
+        assert cpu._cut(1, x.size, 256, 8, x.dtype)[2] == (1, 2, 4)[n - 1]
+        for have, need in zip(run(g, x, w, b, 8, True), want, strict=True):
+            np.testing.assert_array_equal(have, need)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_silu_of_any_size(dtype):
+    g, x, w, b = case(2, 5, 8, dtype)
+    w[:] = 0
+    for far in (80, 88.5, 200, 1e4, 1e30):
+        for sign in (1, -1):
+            b[:] = sign * far
+            y, gx, gw, gb = run(g, x, w, b, 2, True)
+            np.testing.assert_allclose(y, max(0.0, sign * far), rtol=1e-6, atol=1e-32)
+            np.testing.assert_allclose(gb, g.sum((0, 1)) * (sign > 0), rtol=1e-5, atol=1e-30)
+            assert not gx.any()

@@ -98,7 +98,7 @@ def _softmax_gradient(s, gp, R, W, keys, high, factor, delta, part, scale):
             for r in range(c, c + W):
                 delta[r] += part[r]
         part[:] = scale
-        gradients(c, R, keys, c, (s, gp, part, delta))
+        gradients(c, R, keys, c, (s, gp, delta, part))
 
 
 @njit(**_FLAGS)

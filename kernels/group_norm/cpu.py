@@ -1,8 +1,8 @@
 """Group norm (+ SiLU) on the CPU: one sample at a time, so that its passes find it in the second-level cache.
 
-A sample P,C is walked in rows of L consecutive elements, L a multiple of C: lane j of a row always belongs to
-channel j mod C. Each pass is then a loop over lanes with the channel's constants laid out beside it, which
-vectorises whatever C and the grouping are. See README.md for the formulas.
+A sample P,C is walked in rows of L consecutive elements, L a multiple of C and of two vectors: lane j of a row always
+belongs to channel j mod C, and a pass goes down the lanes with the channel's constants and sums in registers, whatever
+C and the grouping are. See README.md for the formulas.
 """
 import math
 from typing import Any
@@ -10,188 +10,242 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.mathfast import exp
-from tinygen.kernels.threads import grain, share
+from tinygen.kernels.columns import columns, exp
+from tinygen.kernels.conv2d.simd import lanes
+from tinygen.kernels.threads import get_threads, grain, share
 
-_ROW = 256
-# No "reassoc": nothing here needs a sum reordered, and (x - mean)·a + b must not become x·a + (b - mean·a),
-# which cancels when the mean is large.
+# Rows whose sum is taken in the arrays' precision before it goes to the sample's, in float64; and rows that a pass goes
+# down two vectors of lanes before it turns to the next two: few, so that memory is read nearly as it lies.
+_RUN, _STEP = 64, 4
 _FLAGS: dict[str, Any] = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True, "nogil": True}
 
 
-def _row_length(P, C):
-    """Lanes per row: a multiple of C, of 16 where that is cheap, about _ROW, at most the sample."""
-    L = C
-    if C < _ROW:
-        L = math.lcm(C, 16) if math.lcm(C, 16) <= 8 * _ROW else C
-        L *= -(-_ROW // L)
-    return min(L, P * C)
+# ---- the passes, in vectors: (walked arrays), (constants), (sums) → (what is written), (sums)
+
+
+def _moments_step(moving, fixed, sums):
+    d = moving[0] - fixed[0]
+    return [], [sums[0] + d, sums[1] + d * d]
+
+
+def _norm(x, centre, a, shift):
+    return (x - centre) * a + shift  # not x·a + (shift − centre·a), which cancels when the mean is large
+
+
+def _sigmoid(t):
+    one = t.like(1)
+    return one / (one + exp(t.like(0) - t))
+
+
+def _silu_step(moving, fixed, sums):
+    t = _norm(moving[0], *fixed)
+    return [t * _sigmoid(t)], []
+
+
+def _pull_silu_step(moving, fixed, sums):
+    x, g, _ = moving
+    t = _norm(x, *fixed)
+    s = _sigmoid(t)
+    h = g * (s * (t.like(1) + t * (t.like(1) - s)))
+    return [h], [sums[0] + h, sums[1] + h * (x - fixed[0])]
+
+
+def _pull_step(moving, fixed, sums):
+    x, g = moving
+    return [], [sums[0] + g, sums[1] + g * (x - fixed[0])]
+
+
+def _spread_step(moving, fixed, sums):
+    (x, h, _), (centre, a, slope, constant) = moving, fixed
+    return [a * h - constant - (x - centre) * slope], []
+
+
+_total_vectors = columns(lambda moving, fixed, sums: ([], [sums[0] + moving[0]]), 1, 0, 1)
+_moments_vectors = columns(_moments_step, 1, 1, 2)
+_apply_vectors = columns(lambda moving, fixed, sums: ([_norm(moving[0], *fixed)], []), 2, 3, 0)
+_silu_vectors = columns(_silu_step, 2, 3, 0)
+_pull_silu_vectors = columns(_pull_silu_step, 3, 3, 2)
+_pull_vectors = columns(_pull_step, 2, 1, 2)
+_spread_vectors = columns(_spread_step, 3, 4, 0)
+
+
+_TOTAL, _MOMENTS, _PULL_SILU, _PULL = range(4)
+_APPLY, _SILU, _SPREAD = range(3)
 
 
 @njit(**_FLAGS)
-def _repeat(a, C):
-    for j in range(C, a.size):
-        a[j] = a[j - C]
+def _sums(what, x, g, h, at, L, W, rows, lo, hi, constants, parts, sums):
+    """Add to sums[:, lo:hi] those of a pass down these lanes of rows of L numbers from `at` on."""
+    (centre, a, shift, _), (one, two), (first, second) = constants, parts, sums
+    for run in range(0, rows, _RUN):
+        one[lo:hi] = 0
+        two[lo:hi] = 0
+        end = min(run + _RUN, rows)
+        for start in range(run, end, _STEP):
+            n = min(_STEP, end - start)
+            for c in range(lo, hi, W):
+                from_ = at + start * L + c
+                if what == _TOTAL:
+                    _total_vectors(from_, L, n, c, (x, one))
+                elif what == _MOMENTS:
+                    _moments_vectors(from_, L, n, c, (x, centre, one, two))
+                elif what == _PULL_SILU:
+                    _pull_silu_vectors(from_, L, n, c, (x, g, h, centre, a, shift, one, two))
+                else:
+                    _pull_vectors(from_, L, n, c, (x, g, centre, one, two))
+        for j in range(lo, hi):
+            first[j] += one[j]
+        for j in range(lo, hi):
+            second[j] += two[j]
 
 
 @njit(**_FLAGS)
-def _fold(a, C):
-    for start in range(C, a.size, C):
-        for c in range(C):
-            a[c] += a[start + c]
+def _map(what, x, h, y, at, L, W, rows, lo, hi, constants):
+    """Fill y with what a pass makes of x, or of x and h."""
+    centre, a, shift, constant = constants
+    for start in range(0, rows, _STEP):
+        n = min(_STEP, rows - start)
+        for c in range(lo, hi, W):
+            from_ = at + start * L + c
+            if what == _APPLY:
+                _apply_vectors(from_, L, n, c, (x, y, centre, a, shift))
+            elif what == _SILU:
+                _silu_vectors(from_, L, n, c, (x, y, centre, a, shift))
+            else:
+                _spread_vectors(from_, L, n, c, (x, h, y, centre, a, shift, constant))
 
 
 @njit(**_FLAGS)
-def _forward_sample(x, w, b, eps, silu, L, y, mean, rstd):
-    C = w.size
-    groups = mean.size
-    width = C // groups
-    n = (x.size // C) * width
-    one = w.dtype.type(1)
-
-    total = np.zeros(L)
-    for start in range(0, x.size, L):
-        row = x[start : start + L]
-        for j in range(row.size):
-            total[j] += row[j]
-    _fold(total, C)
-    centre = np.empty(L, x.dtype)
-    for k in range(groups):
-        m = 0.0
-        for c in range(k * width, (k + 1) * width):
-            m += total[c]
-        mean[k] = m / n
-        for c in range(k * width, (k + 1) * width):
-            centre[c] = mean[k]
-    _repeat(centre, C)
-
-    total[:] = 0.0
-    for start in range(0, x.size, L):
-        row = x[start : start + L]
-        for j in range(row.size):
-            d = row[j] - centre[j]
-            total[j] += d * d
-    _fold(total, C)
-    a = np.empty(L, x.dtype)
-    shift = np.empty(L, x.dtype)
-    for k in range(groups):
-        v = 0.0
-        for c in range(k * width, (k + 1) * width):
-            v += total[c]
-        # The squares were taken about `centre`, the mean rounded to x's precision; e puts that right.
-        e = mean[k] - centre[k * width]
-        r = 1.0 / math.sqrt(max(v / n - e * e, 0.0) + eps)
-        rstd[k] = r
-        for c in range(k * width, (k + 1) * width):
-            a[c] = r * w[c]
-            shift[c] = b[c] - e * r * w[c]
-    _repeat(a, C)
-    _repeat(shift, C)
-
-    for start in range(0, x.size, L):
-        row = x[start : start + L]
-        out = y[start : start + L]
-        if silu:
-            for j in range(row.size):
-                t = (row[j] - centre[j]) * a[j] + shift[j]
-                out[j] = t / (one + exp(-t))
-        else:
-            for j in range(row.size):
-                out[j] = (row[j] - centre[j]) * a[j] + shift[j]
+def _fold(sums, C):
+    """Add the sums of all lanes of a channel up in its first."""
+    for s in sums:
+        for start in range(C, s.size, C):
+            for c in range(C):
+                s[c] += s[start + c]
 
 
 @njit(**_FLAGS)
-def _backward_sample(g, x, w, b, silu, L, mean, rstd, gx, gw, gb):
-    C = w.size
-    groups = mean.size
-    width = C // groups
-    n = (x.size // C) * width
-    one = w.dtype.type(1)
-
-    centre = np.empty(L, x.dtype)
-    a = np.empty(L, x.dtype)
-    shift = np.empty(L, x.dtype)
-    for k in range(groups):
-        for c in range(k * width, (k + 1) * width):
-            centre[c] = mean[k]
-            a[c] = rstd[k] * w[c]
-            shift[c] = b[c] - (mean[k] - centre[c]) * rstd[k] * w[c]
-    _repeat(centre, C)
-    _repeat(a, C)
-    _repeat(shift, C)
-
-    # h, the gradient at the norm's output, waits in gx for the second pass. The sums have a loop of their own
-    # because LLVM gives up vectorising a loop that needs more than eight checks that its arrays do not
-    # overlap.
-    source = gx if silu else g
-    sum_h = np.zeros(L)
-    sum_hd = np.zeros(L)
-    for start in range(0, x.size, L):
-        row = x[start : start + L]
-        hrow = source[start : start + L]
-        if silu:
-            grow = g[start : start + L]
-            out = gx[start : start + L]
-            for j in range(row.size):
-                t = (row[j] - centre[j]) * a[j] + shift[j]
-                s = one / (one + exp(-t))
-                out[j] = grow[j] * (s * (one + t * (one - s)))
-        for j in range(row.size):
-            sum_h[j] += hrow[j]
-            sum_hd[j] += hrow[j] * (row[j] - centre[j])
-    _fold(sum_h, C)
-    _fold(sum_hd, C)
-
-    constant = np.empty(L, x.dtype)
-    slope = np.empty(L, x.dtype)
-    for k in range(groups):
-        r = rstd[k]
-        e = mean[k] - centre[k * width]
-        c1 = 0.0
-        c2 = 0.0
-        for c in range(k * width, (k + 1) * width):
-            gb[c] = sum_h[c]
-            gw[c] = r * (sum_hd[c] - e * sum_h[c])
-            c1 += w[c] * gb[c]
-            c2 += w[c] * gw[c]
-        for c in range(k * width, (k + 1) * width):
-            slope[c] = r * r * (c2 / n)
-            constant[c] = r * (c1 / n) - e * r * r * (c2 / n)
-    _repeat(constant, C)
-    _repeat(slope, C)
-
-    # One loop for h in gx itself and one for h in g: a single loop over `source` would fail LLVM's test that
-    # what it reads and what it writes do not overlap, and run one element at a time.
-    for start in range(0, x.size, L):
-        row = x[start : start + L]
-        out = gx[start : start + L]
-        if silu:
-            for j in range(row.size):
-                out[j] = a[j] * out[j] - constant[j] - (row[j] - centre[j]) * slope[j]
-        else:
-            grow = g[start : start + L]
-            for j in range(row.size):
-                out[j] = a[j] * grow[j] - constant[j] - (row[j] - centre[j]) * slope[j]
+def _repeat(constants, C):
+    for a in constants:
+        for j in range(C, a.size):
+            a[j] = a[j - C]
 
 
 @njit(**_FLAGS)
-def _forward_samples(x, w, b, eps, silu, L, y, mean, rstd, first, last):
-    for n in range(first, last):
-        _forward_sample(x[n], w, b, eps, silu, L, y[n], mean[n], rstd[n])
+def _room(L, like):
+    """Constants and sums of the lanes, in the arrays' precision and in float64."""
+    new = np.zeros((6, L), like.dtype)
+    return (new[0], new[1], new[2], new[3]), (new[4], new[5]), (np.zeros(L), np.zeros(L))
 
 
 @njit(**_FLAGS)
-def _backward_samples(g, x, w, b, silu, L, mean, rstd, gx, gw, gb, first, last):
-    for n in range(first, last):
-        _backward_sample(g[n], x[n], w, b, silu, L, mean[n], rstd[n], gx[n], gw[n], gb[n])
+def _forward(x, w, b, eps, silu, L, W, parts, y, mean, rstd, first, last):
+    """Items first:last: samples, or each sample's lanes in as many parts."""
+    C, groups, size = w.size, mean.shape[1], x.shape[1]
+    width, rows, rest = C // groups, size // L, size % L
+    n = size // C * width
+    xf, yf, tail, out = x.reshape(-1), y.reshape(-1), np.zeros(L, x.dtype), np.zeros(L, x.dtype)
+    constants, halves, sums = _room(L, x)
+    centre, a, shift, _ = constants
+    for item in range(first, last):
+        s, part, at = item // parts, item % parts, item // parts * size
+        lo, hi = part * (L // parts), (part + 1) * (L // parts)
+        own = range(part * groups // parts, (part + 1) * groups // parts)
+        tail[:rest] = x[s, rows * L :]
+        for what in (_TOTAL, _MOMENTS):
+            sums[0][lo:hi] = 0
+            sums[1][lo:hi] = 0
+            _sums(what, xf, xf, xf, at, L, W, rows, lo, hi, constants, halves, sums)
+            if rest:
+                _sums(what, tail, tail, tail, 0, L, W, 1, 0, rest, constants, halves, sums)
+            _fold(sums, C)
+            for k in own:
+                channels = range(k * width, (k + 1) * width)
+                d, squares = 0.0, 0.0
+                for c in channels:
+                    d += sums[0][c]
+                    squares += sums[1][c]
+                d /= n
+                if what == _TOTAL:
+                    for c in channels:
+                        centre[c] = d
+                else:
+                    # d: what the mean is beyond `centre`, which is rounded, as are the sums it was made of
+                    mean[s, k] = centre[k * width] + d
+                    rstd[s, k] = 1.0 / math.sqrt(max(squares / n - d * d, 0.0) + eps)
+                    for c in channels:
+                        a[c] = rstd[s, k] * w[c]
+                        shift[c] = b[c] - d * rstd[s, k] * w[c]
+            _repeat(constants, C)
+        what = _SILU if silu else _APPLY
+        _map(what, xf, xf, yf, at, L, W, rows, lo, hi, constants)
+        if rest:
+            _map(what, tail, tail, out, 0, L, W, 1, 0, rest, constants)
+            y[s, rows * L :] = out[:rest]
+
+
+@njit(**_FLAGS)
+def _backward(g, x, w, b, silu, L, W, parts, mean, rstd, gx, gw, gb, first, last):
+    """Items as _forward's."""
+    C, groups, size = w.size, mean.shape[1], x.shape[1]
+    width, rows, rest = C // groups, size // L, size % L
+    n = size // C * width
+    xf, gf, gxf = x.reshape(-1), g.reshape(-1), gx.reshape(-1)
+    tail, g_tail, out = np.zeros(L, x.dtype), np.zeros(L, x.dtype), np.zeros(L, x.dtype)
+    constants, halves, sums = _room(L, x)
+    centre, a, shift, constant = constants
+    what = _PULL_SILU if silu else _PULL
+    h, h_tail = (gxf, out) if silu else (gf, g_tail)
+    for item in range(first, last):
+        s, part, at = item // parts, item % parts, item // parts * size
+        lo, hi = part * (L // parts), (part + 1) * (L // parts)
+        own = range(part * groups // parts, (part + 1) * groups // parts)
+        for k in own:
+            for c in range(k * width, (k + 1) * width):
+                centre[c] = mean[s, k]
+                a[c] = rstd[s, k] * w[c]
+                shift[c] = b[c] - (mean[s, k] - centre[c]) * rstd[s, k] * w[c]
+        _repeat(constants, C)
+        # h, the gradient at the norm's output, waits in gx for the second pass
+        sums[0][lo:hi] = 0
+        sums[1][lo:hi] = 0
+        _sums(what, xf, gf, gxf, at, L, W, rows, lo, hi, constants, halves, sums)
+        if rest:
+            tail[:rest], g_tail[:rest] = x[s, rows * L :], g[s, rows * L :]
+            _sums(what, tail, g_tail, out, 0, L, W, 1, 0, rest, constants, halves, sums)
+        _fold(sums, C)
+        for k in own:
+            r, e = rstd[s, k], mean[s, k] - centre[k * width]
+            c1, c2 = 0.0, 0.0
+            for c in range(k * width, (k + 1) * width):
+                gb[s, c] = sums[0][c]
+                gw[s, c] = r * (sums[1][c] - e * sums[0][c])
+                c1 += w[c] * gb[s, c]
+                c2 += w[c] * gw[s, c]
+            for c in range(k * width, (k + 1) * width):
+                shift[c] = r * r * (c2 / n)
+                constant[c] = r * (c1 / n) - e * r * r * (c2 / n)
+        _repeat(constants, C)
+        _map(_SPREAD, xf, h, gxf, at, L, W, rows, lo, hi, constants)
+        if rest:
+            _map(_SPREAD, tail, h_tail, out, 0, L, W, 1, 0, rest, constants)
+            gx[s, rows * L :] = out[:rest]
 
 
 def _plain(a, shape):
     """a as a contiguous, aligned, writable array of that shape: one type, so one compilation."""
     a = np.ascontiguousarray(a)
-    if not (a.flags.writeable and a.flags.aligned):
-        a = a.copy()
-    return a.reshape(shape)
+    return (a if a.flags.writeable and a.flags.aligned else a.copy()).reshape(shape)
+
+
+def _cut(N, size, C, groups, dtype):
+    """(L, two vectors' numbers, parts of a sample): samples too few for the threads are cut between groups, where that
+    is between vectors."""
+    W = 2 * lanes(dtype)
+    L, parts = math.lcm(C, W), 1
+    while N * parts < get_threads() and L == C and C % (2 * parts * W) == 0 and groups % (2 * parts) == 0 and size > L:
+        parts *= 2
+    return L, W, parts
 
 
 def forward(x, w, b, *, groups, eps, silu):
@@ -202,10 +256,11 @@ def forward(x, w, b, *, groups, eps, silu):
     rstd = np.zeros((N, groups))
     if x.size:
         size = x.size // N
-        L = _row_length(size // C, C)
-        w, b = _plain(w, C), _plain(b, C)
-        args = _plain(x, (N, size)), w, b, float(eps), bool(silu), L, y.reshape(N, size), mean, rstd
-        share(N, lambda first, last: _forward_samples(*args, first, last), least=grain(N, x.size))
+        cut = _cut(N, size, C, groups, x.dtype)
+        args = (_plain(x, (N, size)), _plain(w, C), _plain(b, C), float(eps), bool(silu), *cut, y.reshape(N, size),
+                mean, rstd)
+        items = N * cut[-1]
+        share(items, lambda first, last: _forward(*args, first, last), least=grain(items, x.size))
     return y, (mean, rstd)
 
 
@@ -217,8 +272,9 @@ def backward(g, x, w, b, *, groups, eps, silu, hint):
     gb = np.zeros((N, C))
     if x.size:
         size = x.size // N
-        L = _row_length(size // C, C)
-        g, x = _plain(g, (N, size)), _plain(x, (N, size))
-        args = g, x, _plain(w, C), _plain(b, C), bool(silu), L, *hint, gx.reshape(N, size), gw, gb
-        share(N, lambda first, last: _backward_samples(*args, first, last), least=grain(N, x.size))
+        cut = _cut(N, size, C, groups, x.dtype)
+        args = (_plain(g, (N, size)), _plain(x, (N, size)), _plain(w, C), _plain(b, C), bool(silu), *cut, *hint,
+                gx.reshape(N, size), gw, gb)
+        items = N * cut[-1]
+        share(items, lambda first, last: _backward(*args, first, last), least=grain(items, x.size))
     return gx, gw.sum(0).astype(x.dtype), gb.sum(0).astype(x.dtype)
