@@ -1,4 +1,4 @@
-"""Metrics: arrays in, float64 numbers out; nothing here touches the tape.
+"""Metrics: arrays in, float64 numbers out; nothing here touches the tape but the networks in nets/.
 
 psnr ssim ms_ssim ssim_maps                pairs of images, every convention by name
 frechet_distance frechet_infinity          two sets of features, by their moments; FeatureStatistics to stream them
@@ -8,7 +8,9 @@ inception_score vendi_score                one set: classes seen in it, differen
 relative_frechet                           against the real-against-real floor
 memorisation_ratio authpct                 are the samples copies
 bits_per_dim bound_report importance_weighted    likelihoods on one scale
-extractor                                  features that need no download
+extractor                                  features that need no download, and Inception's, that do
+lpips LPIPS                                pairs of images, by the layers of a network
+load_weights                               the published files that those need, read without running them
 KernelJudge                                a held-out reader of labels
 ring_modes grid_modes                      toys with known answers
 score_digits                               all of it, for the embedded digits
@@ -20,7 +22,7 @@ choices that moved it and a bootstrap interval; results of several numbers alway
 from .baseline import Floor, RelativeFrechet, frechet_standard_error, real_floor, relative_frechet
 from .bits import bits_offset, bits_per_dim
 from .bootstrap import Interval, bootstrap_interval
-from .extractors import Pixels, RandConv, extractor, extractors, frechet_label
+from .extractors import Extractor, Pixels, RandConv, extractor, extractors, frechet_label
 from .frechet import FrechetDetails, frechet_distance, frechet_distance_details
 from .image import ImageScore, luma, psnr, psnr_details
 from .inception import InceptionScore, inception_score
@@ -31,15 +33,19 @@ from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precis
 from .memorisation import Authenticity, Memorisation, authpct, memorisation_ratio, nearest_distances
 from .mmd import KernelDistance, cmmd, cmmd_details, kernel_distance, kernel_distance_details
 from .modes import ModeReport, grid_centres, grid_modes, mode_coverage, ring_centres, ring_modes
+from .nets.perceptual import LPIPS, lpips
 from .score import score_digits, score_lines
 from .ssim import SSIMMaps, ms_ssim, ms_ssim_details, ssim, ssim_details, ssim_maps
 from .statistics import FeatureStatistics
 from .vendi import VendiScore, vendi_details, vendi_score
+from .weights import WeightFile, load_weights
 
 __all__ = [
+    "LPIPS",
     "Authenticity",
     "BoundReport",
     "DensityCoverage",
+    "Extractor",
     "FeatureStatistics",
     "Floor",
     "FrechetDetails",
@@ -58,6 +64,7 @@ __all__ = [
     "RelativeFrechet",
     "SSIMMaps",
     "VendiScore",
+    "WeightFile",
     "authpct",
     "bits_offset",
     "bits_per_dim",
@@ -81,6 +88,8 @@ __all__ = [
     "kernel_distance_details",
     "kl_to_uniform",
     "label_histogram",
+    "load_weights",
+    "lpips",
     "luma",
     "memorisation_ratio",
     "mode_coverage",

@@ -3,15 +3,18 @@ digest.
 
 A Fréchet distance means nothing without the name of the space it was taken in. Here a score is labelled
 
-    FD[randconv-v1/32 | native 8x8 | N=898/898 | ddof1 | symmetric]
+    FD[randconv-v1/32 | native 8x8 | N=898/898 | ddof1 | cholesky]
 
-and never "FID", which is reserved for one particular Inception network, resize and N.
+and never "FID", which is reserved for one particular Inception network, resize and N; nets/features.py, the one
+extractor that needs a file from elsewhere, says when it is granted.
 """
 
 import difflib
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -121,8 +124,22 @@ def _digest(definition: bytes) -> str:
     return "sha256:" + hashlib.sha256(definition).hexdigest()[:16]
 
 
-Extractor = Pixels | RandConv
+class Extractor(Protocol):
+    """Images in, features out; what a label and a report card need to know of them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str:
+        """Of the whole definition: weights, resizing, which layer."""
+
+    def __call__(self, images: npt.ArrayLike) -> Array:
+        """images N,H,W,C -> N,D"""
+
+
 _REGISTRY: dict[str, Extractor] = {e.name: e for e in (RandConv(), Pixels())}
+_NETWORK = "inception"
 
 
 def extractors() -> list[str]:
@@ -130,19 +147,41 @@ def extractors() -> list[str]:
     return list(_REGISTRY)
 
 
-def extractor(name: str) -> Extractor:
-    """The extractor called `name`, with or without its dimension ("randconv-v1/32"). Raises ConfigError."""
+def extractor(name: str, *, weights: str | os.PathLike | None = None, **choices: str) -> Extractor:
+    """The extractor called `name`, with or without its dimension ("randconv-v1/32").
+
+    extractor("inception", weights=PATH, resize="tf1", tap="2048"): Inception-v3 with the published file, or another of
+    its form (nets/features.py). Raises ConfigError; for weights, DataError.
+    """
+    if name.partition("/")[0] == _NETWORK:
+        if weights is None:
+            raise ConfigError("extractor 'inception' needs weights=, the file pt_inception-2015-12-05-6726825d.pth of "
+                              "pytorch-fid, which tinygen neither ships nor downloads.")
+        if unknown := choices.keys() - {"resize", "tap"}:
+            raise ConfigError(f"extractor 'inception' has no {min(unknown)}=; it takes weights=, resize= and tap=.")
+        from .nets.features import InceptionFeatures
+
+        return InceptionFeatures(weights, **choices)
     found = _REGISTRY.get(name.partition("/")[0])
     if found is None:
-        near = difflib.get_close_matches(name, _REGISTRY, 1, 0.4)
+        names = [*_REGISTRY, _NETWORK]
+        near = difflib.get_close_matches(name, names, 1, 0.4)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ConfigError(f"unknown extractor {name!r}; there are {', '.join(_REGISTRY)}{hint}")
+        raise ConfigError(f"unknown extractor {name!r}; there are {', '.join(names)}{hint}")
+    if weights is not None or choices:
+        raise ConfigError(f"extractor {name!r} has no {', '.join(['weights'] if weights else choices)}: it is defined "
+                          "by its name alone.")
     return found
 
 
-def frechet_label(name: str, size: tuple[int, int], details: FrechetDetails) -> str:
-    """The honest name of a score: extractor/D, the image size H,W it saw, N real/fake, ddof and route."""
-    return (
-        f"FD[{name}/{details.dims} | native {size[0]}x{size[1]} | N={details.n_real}/{details.n_fake} | "
-        f"ddof1 | {details.route}]"
-    )
+def frechet_label(of: str | Extractor, size: tuple[int, int], details: FrechetDetails) -> str:
+    """The honest name of a score: extractor/D, what happened to images of size H,W, N real/fake, ddof and route.
+
+    of: the extractor, or the name of one that takes images as they are. It begins with FID only where the extractor
+    says so: for the published Inception, on a published path, with samples enough.
+    """
+    name, native = (of if isinstance(of, str) else of.name), f"native {size[0]}x{size[1]}"
+    named = getattr(of, "frechet_name", None)
+    kind = named(details.n_real, details.n_fake) if named else "FD"
+    return (f"{kind}[{name}/{details.dims} | {getattr(of, 'path', native)} | N={details.n_real}/{details.n_fake} | "
+            f"ddof1 | {details.route}]")

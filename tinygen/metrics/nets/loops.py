@@ -1,0 +1,69 @@
+"""The passes over feature maps between the convolutions, compiled; layers.py says when they run.
+
+Flat loops over rows of pixels, channels innermost, shared among the threads by rows of the result.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from tinygen.kernels.threads import grain, share
+
+_FLAGS: dict[str, Any] = {"error_model": "numpy", "cache": True, "nogil": True}
+
+
+@njit(**_FLAGS)
+def _bias_relu(y, b, first, last):
+    for r in range(first, last):
+        row = y[r]
+        for c in range(b.size):
+            v = row[c] + b[c]
+            row[c] = np.float32(0) if v <= 0 else v  # so that a NaN stays one
+
+
+@njit(**_FLAGS)
+def _pool(x, y, size, stride, top, left, mean, first, last):
+    H, W, C = x.shape[1:]
+    OH, OW = y.shape[1:3]
+    for q in range(first, last):
+        n, i = q // OH, q % OH
+        h0, h1 = max(i * stride - top, 0), min(i * stride - top + size, H)
+        for j in range(OW):
+            w0, w1 = max(j * stride - left, 0), min(j * stride - left + size, W)
+            to, source = y[n, i, j], x[n, h0, w0]
+            for c in range(C):
+                to[c] = source[c]
+            for h in range(h0, h1):
+                for w in range(w0, w1):
+                    if h == h0 and w == w0:
+                        continue
+                    source = x[n, h, w]
+                    if mean:
+                        for c in range(C):
+                            to[c] += source[c]
+                    else:
+                        for c in range(C):
+                            to[c] = to[c] if to[c] >= source[c] or to[c] != to[c] else source[c]
+            if mean:
+                weight = np.float32(1) / np.float32((h1 - h0) * (w1 - w0))
+                for c in range(C):
+                    to[c] *= weight
+
+
+def bias_relu(y: np.ndarray, b: np.ndarray) -> None:
+    """y ← max(y + b, 0) in place: y contiguous float32 …,C; b float32 C."""
+    rows = y.reshape(-1, y.shape[-1])
+    share(len(rows), lambda i, j: _bias_relu(rows, b, i, j), least=grain(len(rows), y.size))
+
+
+def pool(x: np.ndarray, out: tuple[int, int], size: int, stride: int, before: tuple[int, int],
+         mean: bool) -> np.ndarray:
+    """The maximum, or the mean, of the pixels inside the image in each window: x N,H,W,C float32 -> N,*out,C. The first
+    window begins before = (top, left) pixels outside."""
+    x = np.ascontiguousarray(x)
+    x = x if x.flags.writeable else x.copy()  # one type, one compilation
+    y = np.empty((len(x), *out, x.shape[3]), np.float32)
+    lines = len(x) * out[0]
+    share(lines, lambda i, j: _pool(x, y, size, stride, *before, mean, i, j), least=grain(lines, 3 * y.size))
+    return y
