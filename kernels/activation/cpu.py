@@ -9,7 +9,9 @@ from numba import njit, types
 from numba.extending import overload
 
 from tinygen.kernels.mathfast import exp
-from tinygen.kernels.threads import GRAIN, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECE, run
 
 # No "reassoc": sums of two terms have an order here that keeps them exact where one of them vanishes.
 _FLAGS: dict[str, Any] = {"fastmath": {"contract", "nsz", "arcp"}, "error_model": "numpy", "cache": True, "nogil": True}
@@ -111,45 +113,82 @@ def _relu(x, y, first, last):
         y[i] = zero if x[i] <= 0 else x[i]
 
 
+_gated_pieces = loop(_gated)
+_gated_slope_pieces = loop(_gated_slope)
+_gelu_pieces = loop(_gelu)
+_gelu_slope_pieces = loop(_gelu_slope)
+_gate_pieces = loop(_gate)
+_relu_pieces = loop(_relu)
+
+
+@njit(**_FLAGS)
+def _gated_all(team, pieces, n, *args):
+    divide(team, pieces, n, _gated_pieces(args))
+
+
+@njit(**_FLAGS)
+def _gated_slope_all(team, pieces, n, *args):
+    divide(team, pieces, n, _gated_slope_pieces(args))
+
+
+@njit(**_FLAGS)
+def _gelu_all(team, pieces, n, *args):
+    divide(team, pieces, n, _gelu_pieces(args))
+
+
+@njit(**_FLAGS)
+def _gelu_slope_all(team, pieces, n, *args):
+    divide(team, pieces, n, _gelu_slope_pieces(args))
+
+
+@njit(**_FLAGS)
+def _gate_all(team, pieces, n, *args):
+    divide(team, pieces, n, _gate_pieces(args))
+
+
+@njit(**_FLAGS)
+def _relu_all(team, pieces, n, *args):
+    divide(team, pieces, n, _relu_pieces(args))
+
+
 def _flat(a):
     """a as a contiguous, aligned, writable row: one type, so one compilation."""
     a = np.ascontiguousarray(a)
     return (a if a.flags.writeable and a.flags.aligned else a.copy()).reshape(-1)
 
 
-def _each(loop, x, *args):
-    """A new array like x, filled by loop(*args, y, start, stop)."""
+def _each(whole, x, *args):
+    """A new array like x, filled by the pieces of `whole`."""
     y = np.empty(x.shape, x.dtype)
-    flat = y.reshape(-1)
-    share(x.size, lambda first, last: loop(*args, flat, first, last), least=GRAIN)
+    run(whole, x.size, *args, y.reshape(-1), least=PIECE)
     return y
 
 
 def gated(x, linear, cubic):
     """y = x·σ(x·(linear + cubic·x²))"""
-    return _each(_gated, x, _flat(x), linear, cubic)
+    return _each(_gated_all, x, _flat(x), linear, cubic)
 
 
 def gated_slope(g, x, linear, cubic):
     """g·dy/dx of `gated`."""
-    return _each(_gated_slope, x, _flat(g), _flat(x), linear, cubic)
+    return _each(_gated_slope_all, x, _flat(g), _flat(x), linear, cubic)
 
 
 def gelu(x):
     """y = x·Φ(x)"""
-    return _each(_gelu, x, _flat(x))
+    return _each(_gelu_all, x, _flat(x))
 
 
 def gelu_slope(g, x):
     """g·(Φ(x) + x·φ(x))"""
-    return _each(_gelu_slope, x, _flat(g), _flat(x))
+    return _each(_gelu_slope_all, x, _flat(g), _flat(x))
 
 
 def gate(x, by, slope):
     """y = x where by > 0, else slope·x"""
-    return _each(_gate, x, _flat(x), _flat(by), float(slope))
+    return _each(_gate_all, x, _flat(x), _flat(by), float(slope))
 
 
 def relu(x):
     """y = max(x, 0)"""
-    return _each(_relu, x, _flat(x))
+    return _each(_relu_all, x, _flat(x))

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.threads import grain, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECE, grain, run
 
 _BLOCKS = 16
 _ROW = 128  # numbers that make a row long enough
@@ -27,10 +29,10 @@ def _sums(a, x, a0, x0, blocks, first, second, start, stop):
     one, two = np.empty(C, x.dtype), np.empty(C, x.dtype)
     for k in range(start, stop):
         end = (k + 1) * M // blocks
-        for run in range(k * M // blocks, end, _RUN):
+        for begin in range(k * M // blocks, end, _RUN):
             one[:] = 0
             two[:] = 0
-            for m in range(run, min(run + _RUN, end)):
+            for m in range(begin, min(begin + _RUN, end)):
                 for c in range(C):
                     d = a[m, c] - a0[c]
                     one[c] += d
@@ -47,6 +49,19 @@ def _combine(a, x, x0, ka, kx, k0, y, start, stop):
     for m in range(start, stop):
         for c in range(x.shape[1]):
             y[m, c] = a[m, c] * ka[c] + (x[m, c] - x0[c]) * kx[c] + k0[c]
+
+
+_sums_pieces, _combine_pieces = loop(_sums), loop(_combine)
+
+
+@njit(**_FLAGS)
+def _sums_all(team, pieces, n, *args):
+    divide(team, pieces, n, _sums_pieces(args))
+
+
+@njit(**_FLAGS)
+def _combine_all(team, pieces, n, *args):
+    divide(team, pieces, n, _combine_pieces(args))
 
 
 def _positions(x):
@@ -73,8 +88,7 @@ def _reduce(a, x, a0, x0):
     a, rows, a0, x0 = _laid_out(a, x, a0, x0)
     blocks = min(_BLOCKS, len(rows))
     first, second = sums = np.zeros((2, blocks, a0.size))
-    share(blocks, lambda start, stop: _sums(a, rows, a0, x0, blocks, first, second, start, stop),
-          least=grain(blocks, x.size))  # fmt: skip
+    run(_sums_all, blocks, a, rows, a0, x0, blocks, first, second, least=grain(blocks, x.size, PIECE))
     return sums.reshape(2, -1, x.shape[-1]).sum(1)
 
 
@@ -84,7 +98,7 @@ def _apply(a, x, *constants):
     y = np.empty(x.shape, x.dtype)
     out = y.reshape(rows.shape)
     n = len(rows)
-    share(n, lambda start, stop: _combine(a, rows, *constants, out, start, stop), least=grain(n, x.size))
+    run(_combine_all, n, a, rows, *constants, out, least=grain(n, x.size, PIECE))
     return y
 
 

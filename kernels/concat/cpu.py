@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.threads import grain, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECE, grain, run
 
 _FLAGS: dict[str, Any] = {"error_model": "numpy", "cache": True, "nogil": True}
 
@@ -23,6 +25,14 @@ def _join(a, b, y, first, last):
             to[k] = source[k]
 
 
+_join_pieces = loop(_join)
+
+
+@njit(**_FLAGS)
+def _join_all(team, pieces, n, *args):
+    divide(team, pieces, n, _join_pieces(args))
+
+
 def _plain(a, shape):
     """a as a contiguous, aligned, writable array of that shape: one type, so one compilation."""
     a = np.ascontiguousarray(a)
@@ -37,5 +47,5 @@ def forward(a, b, axis):
         R = math.prod(shape[:axis])
         rows = [_plain(t, (R, t.size // R)) for t in (a, b)]
         out = y.reshape(R, -1)
-        share(R, lambda first, last: _join(*rows, out, first, last), least=grain(R, y.size))
+        run(_join_all, R, *rows, out, least=grain(R, y.size, PIECE))
     return y

@@ -12,7 +12,9 @@ from numba import njit
 
 from tinygen.kernels.columns import columns, exp
 from tinygen.kernels.conv2d.simd import lanes
-from tinygen.kernels.threads import get_threads, grain, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECE, get_threads, grain, run
 
 # Rows whose sum is taken in the arrays' precision before it goes to the sample's, in float64; and rows that a pass goes
 # down two vectors of lanes before it turns to the next two: few, so that memory is read nearly as it lies.
@@ -77,11 +79,11 @@ _APPLY, _SILU, _SPREAD = range(3)
 def _sums(what, x, g, h, at, L, W, rows, lo, hi, constants, parts, sums):
     """Add to sums[:, lo:hi] those of a pass down these lanes of rows of L numbers from `at` on."""
     (centre, a, shift, _), (one, two), (first, second) = constants, parts, sums
-    for run in range(0, rows, _RUN):
+    for begin in range(0, rows, _RUN):
         one[lo:hi] = 0
         two[lo:hi] = 0
-        end = min(run + _RUN, rows)
-        for start in range(run, end, _STEP):
+        end = min(begin + _RUN, rows)
+        for start in range(begin, end, _STEP):
             n = min(_STEP, end - start)
             for c in range(lo, hi, W):
                 from_ = at + start * L + c
@@ -232,6 +234,19 @@ def _backward(g, x, w, b, silu, L, W, parts, mean, rstd, gx, gw, gb, first, last
             gx[s, rows * L :] = out[:rest]
 
 
+_forward_pieces, _backward_pieces = loop(_forward), loop(_backward)
+
+
+@njit(**_FLAGS)
+def _forward_all(team, pieces, n, *args):
+    divide(team, pieces, n, _forward_pieces(args))
+
+
+@njit(**_FLAGS)
+def _backward_all(team, pieces, n, *args):
+    divide(team, pieces, n, _backward_pieces(args))
+
+
 def _plain(a, shape):
     """a as a contiguous, aligned, writable array of that shape: one type, so one compilation."""
     a = np.ascontiguousarray(a)
@@ -260,7 +275,7 @@ def forward(x, w, b, *, groups, eps, silu):
         args = (_plain(x, (N, size)), _plain(w, C), _plain(b, C), float(eps), bool(silu), *cut, y.reshape(N, size),
                 mean, rstd)
         items = N * cut[-1]
-        share(items, lambda first, last: _forward(*args, first, last), least=grain(items, x.size))
+        run(_forward_all, items, *args, least=grain(items, x.size, PIECE))
     return y, (mean, rstd)
 
 
@@ -276,5 +291,5 @@ def backward(g, x, w, b, *, groups, eps, silu, hint):
         args = (_plain(g, (N, size)), _plain(x, (N, size)), _plain(w, C), _plain(b, C), bool(silu), *cut, *hint,
                 gx.reshape(N, size), gw, gb)
         items = N * cut[-1]
-        share(items, lambda first, last: _backward(*args, first, last), least=grain(items, x.size))
+        run(_backward_all, items, *args, least=grain(items, x.size, PIECE))
     return gx, gw.sum(0).astype(x.dtype), gb.sum(0).astype(x.dtype)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.threads import grain, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECE, grain, run
 
 _BLOCKS = 16
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -63,6 +65,19 @@ def _backward(g, x, w, mean, rstd, blocks, gx, gw, gb, first, last):
                 gx[r, c] = s * (g[r, c] * w[c] - c1 - (x[r, c] - m) * s * c2)
 
 
+_forward_pieces, _backward_pieces = loop(_forward), loop(_backward)
+
+
+@njit(**_FLAGS)
+def _forward_all(team, pieces, n, *args):
+    divide(team, pieces, n, _forward_pieces(args))
+
+
+@njit(**_FLAGS)
+def _backward_all(team, pieces, n, *args):
+    divide(team, pieces, n, _backward_pieces(args))
+
+
 def _rows(a, shape):
     """a as contiguous rows: one type, so one compilation."""
     a = np.ascontiguousarray(a)
@@ -78,7 +93,7 @@ def forward(x, w, b, *, eps):
     if x.size:
         blocks = min(R, _BLOCKS)
         args = _rows(x, (R, C)), _rows(w, C), _rows(b, C), float(eps), blocks, y.reshape(R, C), mean, rstd
-        share(blocks, lambda first, last: _forward(*args, first, last), least=grain(blocks, x.size))
+        run(_forward_all, blocks, *args, least=grain(blocks, x.size, PIECE))
     return y, (mean, rstd)
 
 
@@ -91,5 +106,5 @@ def backward(g, x, w, b, *, eps, hint):
     if x.size:
         blocks = min(R, _BLOCKS)
         args = _rows(g, (R, C)), _rows(x, (R, C)), _rows(w, C), *hint, blocks, gx.reshape(R, C), gw, gb
-        share(blocks, lambda first, last: _backward(*args, first, last), least=grain(blocks, x.size))
+        run(_backward_all, blocks, *args, least=grain(blocks, x.size, PIECE))
     return gx, gw.sum(0).astype(x.dtype), gb.sum(0).astype(x.dtype)

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.threads import grain, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECE, grain, run
 
 _FLAGS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "cache": True, "nogil": True}
 
@@ -39,6 +41,19 @@ def _block_sum(g, x, first, last):
                         x[r, w, c] += g[r, i, w, j, c]
 
 
+_nearest_pieces, _block_sum_pieces = loop(_nearest), loop(_block_sum)
+
+
+@njit(**_FLAGS)
+def _nearest_all(team, pieces, n, *args):
+    divide(team, pieces, n, _nearest_pieces(args))
+
+
+@njit(**_FLAGS)
+def _block_sum_all(team, pieces, n, *args):
+    divide(team, pieces, n, _block_sum_pieces(args))
+
+
 def _plain(a, shape):
     """a as a contiguous, aligned, writable array of that shape: one type, so one compilation."""
     a = np.ascontiguousarray(a)
@@ -51,7 +66,7 @@ def nearest(x, scale):
     y = np.empty((N, H * sh, W * sw, C), x.dtype)
     if y.size:
         rows, out = _plain(x, (N * H, W, C)), y.reshape(N * H, sh, W, sw, C)
-        share(N * H, lambda first, last: _nearest(rows, out, first, last), least=grain(N * H, y.size))
+        run(_nearest_all, N * H, rows, out, least=grain(N * H, y.size, PIECE))
     return y
 
 
@@ -62,5 +77,5 @@ def block_sum(g, scale):
     x = np.empty((N, H, W, C), g.dtype)
     if x.size:
         rows, out = _plain(g, (N * H, sh, W, sw, C)), x.reshape(N * H, W, C)
-        share(N * H, lambda first, last: _block_sum(rows, out, first, last), least=grain(N * H, g.size))
+        run(_block_sum_all, N * H, rows, out, least=grain(N * H, g.size, PIECE))
     return x

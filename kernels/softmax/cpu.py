@@ -10,7 +10,9 @@ import numpy as np
 from numba import njit
 
 from tinygen.kernels.mathfast import exp
-from tinygen.kernels.threads import grain, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECE, grain, run
 
 # NaN and infinities count. Where rows are summed, terms may be taken in any order; where they are shifted they may not:
 # (x − top) − log must not become x − (top + log), which cancels.
@@ -126,6 +128,38 @@ def _cross_entropy_pull(g, x, labels, tops, totals, gx, first, last):
         out[labels[r]] -= g[r]
 
 
+_softmax_pieces = loop(_softmax)
+_softmax_pull_pieces = loop(_softmax_pull)
+_log_softmax_pull_pieces = loop(_log_softmax_pull)
+_cross_entropy_pieces = loop(_cross_entropy)
+_cross_entropy_pull_pieces = loop(_cross_entropy_pull)
+
+
+@njit(**_FLAGS)
+def _softmax_all(team, pieces, n, *args):
+    divide(team, pieces, n, _softmax_pieces(args))
+
+
+@njit(**_FLAGS)
+def _softmax_pull_all(team, pieces, n, *args):
+    divide(team, pieces, n, _softmax_pull_pieces(args))
+
+
+@njit(**_FLAGS)
+def _log_softmax_pull_all(team, pieces, n, *args):
+    divide(team, pieces, n, _log_softmax_pull_pieces(args))
+
+
+@njit(**_FLAGS)
+def _cross_entropy_all(team, pieces, n, *args):
+    divide(team, pieces, n, _cross_entropy_pieces(args))
+
+
+@njit(**_FLAGS)
+def _cross_entropy_pull_all(team, pieces, n, *args):
+    divide(team, pieces, n, _cross_entropy_pull_pieces(args))
+
+
 def _rows(a, *shape):
     """a as contiguous, aligned, writable rows: one type, so one compilation."""
     a = np.ascontiguousarray(a)
@@ -136,10 +170,10 @@ def _bits(x):
     return x.view(np.int32 if x.dtype == np.float32 else np.int64)
 
 
-def _by_rows(loop, shape, *args):
-    """loop(*args, first, last) over the rows of `shape`."""
+def _by_rows(whole, shape, *args):
+    """The rows of `shape`, shared."""
     R, K = shape
-    share(R, lambda first, last: loop(*args, first, last), least=grain(R, R * K))
+    run(whole, R, *args, least=grain(R, R * K, PIECE))
 
 
 def _row_shape(x):
@@ -151,14 +185,14 @@ def _forward(x, log):
     y, shape = np.empty(x.shape, x.dtype), _row_shape(x)
     if x.size:
         x = _rows(x, *shape)
-        _by_rows(_softmax, shape, x, _bits(x), log, y.reshape(shape))
+        _by_rows(_softmax_all, shape, x, _bits(x), log, y.reshape(shape))
     return y
 
 
-def _pull(loop, g, y):
+def _pull(whole, g, y):
     gx, shape = np.empty(y.shape, y.dtype), _row_shape(y)
     if y.size:
-        _by_rows(loop, shape, _rows(g, *shape), _rows(y, *shape), gx.reshape(shape))
+        _by_rows(whole, shape, _rows(g, *shape), _rows(y, *shape), gx.reshape(shape))
     return gx
 
 
@@ -174,12 +208,12 @@ def log_softmax(x):
 
 def softmax_pull(g, y):
     """y·(g − Σ g·y)"""
-    return _pull(_softmax_pull, g, y)
+    return _pull(_softmax_pull_all, g, y)
 
 
 def log_softmax_pull(g, y):
     """g − e^y·Σ g"""
-    return _pull(_log_softmax_pull, g, y)
+    return _pull(_log_softmax_pull_all, g, y)
 
 
 def cross_entropy_forward(x, labels):
@@ -189,8 +223,8 @@ def cross_entropy_forward(x, labels):
     tops, totals = np.empty(R, x.dtype), np.empty(R)
     if x.size:
         x = _rows(x, R, K)
-        _by_rows(_cross_entropy, shape, x, _bits(x), _rows(labels.astype(np.int64, copy=False), R), y.reshape(R), tops,
-                 totals)
+        _by_rows(_cross_entropy_all, shape, x, _bits(x), _rows(labels.astype(np.int64, copy=False), R),
+                 y.reshape(R), tops, totals)
     return y, (tops, totals)
 
 
@@ -199,6 +233,6 @@ def cross_entropy_backward(g, x, labels, *, hint):
     R, K = shape = _row_shape(x)
     gx = np.empty(x.shape, x.dtype)
     if x.size:
-        _by_rows(_cross_entropy_pull, shape, _rows(g, R), _rows(x, R, K), _rows(labels.astype(np.int64, copy=False), R),
-                 *hint, gx.reshape(R, K))
+        _by_rows(_cross_entropy_pull_all, shape, _rows(g, R), _rows(x, R, K),
+                 _rows(labels.astype(np.int64, copy=False), R), *hint, gx.reshape(R, K))
     return gx
