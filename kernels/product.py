@@ -127,7 +127,7 @@ def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None) -> np.ndarray 
         run_in_pieces(_stack_whole, count, *left, *right, out.reshape(-1), m, n, k, least=-(-SMALL // (m * n * k)))
     elif k >= 4 * max(m, n) and (blocks := min(get_threads(), k // (2 * SIDE))) > 1:  # a small result of a long sum
         parts = np.empty((blocks, m, n), a.dtype)
-        run_in_pieces(_sum_whole, blocks, *left, *right, parts.reshape(-1), m, n, k)
+        run_in_pieces(_sum_whole, blocks, *left, *right, parts.reshape(-1), m, n, k, blocks)
         parts.sum(axis=0, out=out)
     else:
         by_rows = m >= n

@@ -16,13 +16,17 @@ what many a layer takes; so the team's threads look for work for a while after t
 yield the core to anybody else who wants it while they look. They never hold the interpreter, awake or asleep. Whoever
 opens a region never waits for a thread that has not begun: it takes the pieces itself.
 
+A thread begins with its own share of the pieces, the same from region to region, and goes on to those that others have
+left: what a loop finds in its core's cache is what the loop before it put there.
+
 The pieces depend on n and the number of threads alone, who computes one does not matter: results are the same from run
 to run. A region opened inside another, or by a second Python thread, is computed by whoever opened it.
 
     team[OPEN]     bit 0: a region is open; from bit 1 on, how many threads are inside it
     team[TICKET]   counts the regions; a thread enters each once
-    team[NEXT]     the next piece that nobody has taken
+    team[NEXT]     the next piece that nobody has taken, of the first share; those of the others 16 words apart each
     team[LOCK]     1 while a region is being computed
+    team[LIMIT]    how many threads may be inside beside the one that opened it
     team[ASLEEP]   how many threads sleep, on the condition variable at team[MUTEX] and team[COND] (POSIX)
 """
 
@@ -40,8 +44,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 # Words of 8 bytes; those that change hands lie in cache lines of their own.
-OPEN, NEXT, TICKET, LIMIT, BODY, CONTEXT, PIECES, N = 0, 16, 32, 33, 34, 35, 36, 37
-LOCK, ASLEEP, LEAVE, MUTEX, COND, WORDS = 48, 64, 65, 80, 96, 112
+OPEN, TICKET, LIMIT, BODY, CONTEXT, PIECES, N, LOCK, ASLEEP, LEAVE = 0, 16, 17, 18, 19, 20, 21, 32, 48, 49
+MUTEX, COND, NEXT, LINE, MOST = 64, 80, 96, 16, 64
+WORDS = NEXT + LINE * MOST
 
 _WORD = ir.IntType(64)
 
@@ -183,14 +188,17 @@ def _call(typing, function, context_, first, last):
 
 
 @njit(**_FLAGS)
-def _take(team):
-    """Compute pieces of the open region until none is left."""
-    body, context, pieces, n = team[BODY], team[CONTEXT], team[PIECES], team[N]
-    while True:
-        k = _add(team, NEXT, 1)
-        if k >= pieces:
-            return
-        _call(body, context, n * k // pieces, n * (k + 1) // pieces)
+def _take(team, me):
+    """Compute pieces of the open region until none is left, those of share `me` first."""
+    body, context, pieces, n, shares = team[BODY], team[CONTEXT], team[PIECES], team[N], team[LIMIT] + 1
+    for s in range(shares):
+        share = (me + s) % shares
+        end = pieces * (share + 1) // shares
+        while True:
+            k: int = _add(team, NEXT + LINE * share, 1)
+            if k >= end:
+                break
+            _call(body, context, n * k // pieces, n * (k + 1) // pieces)
 
 
 @njit(**_FLAGS)
@@ -210,14 +218,16 @@ def run(team, pieces, n, pair):
         for k in range(pieces):
             _call(function, context, n * k // pieces, n * (k + 1) // pieces)
         return
-    team[BODY], team[CONTEXT], team[PIECES], team[N], team[NEXT] = function, context, pieces, n, 0
+    team[BODY], team[CONTEXT], team[PIECES], team[N], shares = function, context, pieces, n, team[LIMIT] + 1
+    for share in range(shares):
+        team[NEXT + LINE * share] = pieces * share // shares
     _store(team, OPEN, 1)
     _add(team, TICKET, 1)
     if _load(team, ASLEEP):
         _lock(team)
         _wake(team)
         _unlock(team)
-    _take(team)
+    _take(team, 0)
     _add(team, OPEN, -1)  # closed: nobody enters any more
     turn = 0
     while _load(team, OPEN):
@@ -251,7 +261,7 @@ def serve(team, turns):
         if state & 1 and _load(team, TICKET) != seen and state >> 1 < team[LIMIT]:
             if _swap(team, OPEN, state, state + 2):
                 seen = _load(team, TICKET)
-                _take(team)
+                _take(team, (state >> 1) + 1)
                 _add(team, OPEN, -2)
                 turn = 0
         elif turn < turns:

@@ -29,7 +29,7 @@ import numpy as np
 # sharing it in the team (6 µs).
 WORTH, WORTH_A_PIECE = 2_000_000, 500_000
 # Below this many numbers read and written, a pass over memory is not worth waking a thread; nor a piece of its own.
-GRAIN, PIECE = 32_768, 4096
+GRAIN, PIECE = 32_768, 16_384
 # Pieces a thread: several, so that one that is late, or slowed by another program, leaves some to the others.
 PIECES = 4
 # Seconds that a thread of the team looks for work before it sleeps.
@@ -49,9 +49,9 @@ def _cores() -> int:
 
 
 _count = _cores()
-_LIMIT = 33  # the word of the team that says how many threads may help
-_team = np.zeros(112, np.int64)  # see team.py
-_team[_LIMIT] = _count - 1
+_LIMIT, _MOST, _WORDS = 17, 64, 1120  # see team.py: how many may help, and at most; the words of the team
+_team = np.zeros(_WORDS, np.int64)
+_team[_LIMIT] = min(_count, _MOST) - 1
 
 
 def get_threads() -> int:
@@ -66,7 +66,7 @@ def set_threads(n: int) -> None:
     if n < 1:
         raise ValueError(f"set_threads: at least 1 thread is needed, not {n}.")
     _count = n
-    _team[_LIMIT] = n - 1
+    _team[_LIMIT] = min(n, _MOST) - 1
     numba = __import__("sys").modules.get("numba")
     if numba is not None:
         numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
@@ -79,8 +79,8 @@ def run(whole: Callable, n: int, *args, least: int = 1) -> None:
     if pieces > 1:
         if getattr(_inside, "busy", False):
             pieces = 1
-        elif _members < _count - 1:
-            _gather(_count - 1)
+        elif _members < _team[_LIMIT]:
+            _gather(int(_team[_LIMIT]))
     if n:
         whole(_team, max(pieces, 1), n, *args)
 
@@ -178,7 +178,7 @@ def _after_fork() -> None:
     global _workers, _tasks, _members
     _workers, _tasks, _members = 0, SimpleQueue(), 0
     _team[:] = 0
-    _team[_LIMIT] = _count - 1
+    _team[_LIMIT] = min(_count, _MOST) - 1
 
 
 if hasattr(os, "register_at_fork"):
