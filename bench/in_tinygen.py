@@ -147,7 +147,27 @@ def _through(layers, h: tg.Tensor) -> tg.Tensor:
     return h
 
 
+def inception(variant, *, n) -> Run:
+    """Features of n images; its weights are those of a judge, which never change."""
+    from tinygen.metrics.nets.features import BLOCK
+    from tinygen.metrics.nets.inception import CONVOLUTIONS, Inception
+
+    arrays = {"fc.weight": np.zeros((1008, 2048), np.float32), "fc.bias": np.zeros(1008, np.float32)}
+    for name, shape in CONVOLUTIONS.items():
+        arrays[f"{name}.conv.weight"] = _rng.standard_normal(shape, np.float32) * np.sqrt(2 / np.prod(shape[1:]))
+        for key, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            arrays[f"{name}.bn.{key}"] = np.full(shape[0], value, np.float32)
+    net, x = Inception(arrays), _rng.standard_normal((n, 299, 299, 3), np.float32)
+
+    def run():
+        with tg.no_grad():
+            return [net(tg.Tensor(x[i : i + BLOCK]))["2048"] for i in range(0, n, BLOCK)]
+
+    return run
+
+
 KINDS = {
+    "inception": inception,
     "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "group_norm_silu": group_norm_silu, "attention": attention,
     "softmax": softmax, "layer_norm": layer_norm, "batch_norm": batch_norm, "bias_gelu": bias_gelu, "resize": resize,
     "concat": concat, "adam": adam, "ddim": ddim, "blocks": blocks,

@@ -26,6 +26,7 @@ VARIANTS = {
     **dict.fromkeys(("conv2d", "conv_transpose2d", "group_norm_silu", "batch_norm", "resize", "concat"), IMAGES),
     **dict.fromkeys(("blocks", "ddim"), IMAGES),
     **dict.fromkeys(("ddpm_step", "dcgan_step", "conv_vae_step"), NETWORK),
+    "inception": ("channels_last", "N,C,H,W", "channels_last, folded", "N,C,H,W, folded"),
     "adam": ("fused", "foreach"), "gan_step": ("fused Adam", "foreach Adam"),
 }  # fmt: skip
 torch.manual_seed(0)
@@ -295,7 +296,28 @@ def blocks(variant, *, n, side, c, depth, recompute) -> Run:
     return run
 
 
+def inception(variant, *, n) -> Run:
+    """Features of n images."""
+    from bench.torch_inception import Inception, folded
+
+    net = Inception().eval().requires_grad_(False)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    net = folded(net) if "folded" in variant else net
+    if "channels_last" in variant:
+        net = net.to(memory_format=torch.channels_last)
+    x = _laid(torch.randn(n, 3, 299, 299), variant)
+
+    def run():
+        with torch.inference_mode():
+            return net(x)["2048"]
+
+    return run
+
+
 KINDS = {
+    "inception": inception,
     "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "group_norm_silu": group_norm_silu, "attention": attention,
     "softmax": softmax, "layer_norm": layer_norm, "batch_norm": batch_norm, "bias_gelu": bias_gelu, "resize": resize,
     "concat": concat, "adam": adam, "ddim": ddim, "blocks": blocks, "ddpm_step": ddpm_step, "dcgan_step": dcgan_step,

@@ -1,6 +1,7 @@
 """FID's Inception-v3 and LPIPS: every tap beside the published implementations with seeded weights, numbers recorded
 there for machines that lack them, the quirks one by one, and the rule by which a score may be called FID or LPIPS."""
 
+import sys
 import types
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ from tinygen.metrics.nets.inception import CONVOLUTIONS, TAPS, Inception
 from tinygen.metrics.nets.trunks import NETS, STEPS, Layer, Trunk, _convolutions, channels
 from tinygen.metrics.weights import WeightFile, published
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # bench is not installed with the package
 TOLERANCE = 1e-5  # of the largest number of a tap
 
 
@@ -128,6 +130,27 @@ def test_inception_is_pytorch_fids(net, arrays, monkeypatch, uninitialised):
     for tap in TAPS:
         e = expected[tap].numpy()
         close(ours[tap].data, e.transpose(0, 2, 3, 1) if e.ndim == 4 else e, tap)
+
+
+def test_inception_is_the_one_written_in_torch(net, arrays):
+    """bench/torch_inception.py, written from the published architecture: for machines with PyTorch alone."""
+    torch = published_package("torch")
+    from bench.torch_inception import Inception as Theirs
+    from bench.torch_inception import folded
+
+    with torch.device("meta"):
+        theirs = Theirs()
+    state = {name: torch.tensor(a) for name, a in arrays.items()}
+    state |= {f"{name}.bn.num_batches_tracked": torch.tensor(0) for name in CONVOLUTIONS}
+    theirs.load_state_dict(state, assign=True)
+    theirs.eval().requires_grad_(False)
+    x = signed(pictures(1, 139, 171))
+    y = torch.tensor(x.transpose(0, 3, 1, 2))
+    ours, expected = run(net, x, TAPS), theirs(y)
+    for other in (expected, folded(theirs)(y)):
+        for tap, e in other.items():
+            e = e.numpy()
+            close(ours[tap].data, e.transpose(0, 2, 3, 1) if e.ndim == 4 else e, tap)
 
 
 @pytest.mark.parametrize("name", NETS)
