@@ -3,7 +3,7 @@
     python bench/conv2d.py [--dry] [--rounds N] [--seconds S] [--only race|algorithms]
 
 race: forward and both gradients against PyTorch, two threads each, taking turns in processes of their own, and by the
-processor's time of one thread each, which other programs disturb less. algorithms: im2col, F(2×2), F(4×4) for each of
+processor's time of one thread each, which other programs disturb less. algorithms: gemm, F(2×2), F(4×4) for each of
 the three forms on one thread, and how much slower than the best of them is the one that kernels/conv2d/choice.py takes.
 """
 
@@ -69,7 +69,7 @@ def mean(ratios: list[float]) -> float:
 def algorithms() -> dict[str, Any]:
     """Microseconds of processor time of each algorithm and form, and what the rule loses."""
     tg.set_threads(1)
-    names, rows, losses = ("im2col", "winograd2", "winograd4"), [], []
+    names, rows, losses = ("gemm", "winograd2", "winograd4"), [], []
     rng = np.random.default_rng(0)
     geo: dict[str, Any] = dict(stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1)
     for n, side in SIZES:

@@ -67,7 +67,7 @@ def operands(x_shape, kernel, stride, padding, dilation, groups, seed=0):
     return x, w, rng.standard_normal((N, OH, OW, F)), geo
 
 
-def by_kernel(x, w, g, geo, impl="im2col"):
+def by_kernel(x, w, g, geo, impl="gemm"):
     return {
         "forward": K.forward(x, w, impl=impl, **geo),
         "input_grad": K.input_grad(g, w, x_shape=x.shape, impl=impl, **geo),
@@ -157,16 +157,28 @@ LARGE = {
 }
 
 
+@pytest.fixture
+def restored_threads():
+    count = threads.get_threads()
+    yield
+    threads.set_threads(count)
+
+
+def in_small_pieces(monkeypatch):
+    from tinygen.kernels.conv2d import depthwise, gemm
+
+    monkeypatch.setattr(gemm, "WORTH_A_PIECE", 1)
+    monkeypatch.setattr(depthwise, "PIECE", 1)
+
+
 @pytest.mark.parametrize("name", LARGE)
-def test_threads_and_chunks_change_nothing(name, monkeypatch):
+def test_threads_and_chunks_change_nothing(name, monkeypatch, restored_threads):
     """Sizes that run in parallel and in several chunks: right, and the same bits every time."""
     from tinygen.kernels.conv2d import cpu
 
     monkeypatch.setattr(cpu, "CHUNK", 1 << 16)
-    monkeypatch.setattr(cpu, "WORTH", 1)
-    monkeypatch.setattr(threads, "GRAIN", 1)
-    monkeypatch.setattr(threads, "_count", 3)
-    monkeypatch.setattr(cpu, "_scratch", type(cpu._scratch)())
+    in_small_pieces(monkeypatch)
+    threads.set_threads(3)
     check(LARGE[name])
     x, w, g, geo = operands(*LARGE[name])
     single = [a.astype(np.float32) for a in (x, w, g)]
@@ -177,15 +189,12 @@ def test_threads_and_chunks_change_nothing(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_the_thread_count_changes_rounding_at_most(name, monkeypatch):
-    from tinygen.kernels.conv2d import cpu
-
-    monkeypatch.setattr(cpu, "WORTH", 1)
-    monkeypatch.setattr(threads, "GRAIN", 1)
+def test_the_thread_count_changes_rounding_at_most(name, monkeypatch, restored_threads):
+    in_small_pieces(monkeypatch)
     x, w, g, geo = operands(*LARGE[name])
     found = []
     for count in (1, 2, 5):
-        monkeypatch.setattr(threads, "_count", count)
+        threads.set_threads(count)
         found.append(by_kernel(x, w, g, geo))
     for other in found[1:]:
         for form in other:
@@ -225,7 +234,7 @@ def test_not_a_number_stays_where_it_falls():
     """A NaN reaches the outputs whose window holds it and no other; padding never makes one."""
     x, w, _, geo = operands(*CASES["3x3 same"])
     x[0, 2, 2, 1] = np.nan
-    bad = np.isnan(K.forward(x, w, impl="im2col", **geo))
+    bad = np.isnan(K.forward(x, w, impl="gemm", **geo))
     want = np.zeros_like(bad)
     want[0, 1:4, 1:4] = True
     np.testing.assert_array_equal(bad, want)

@@ -84,6 +84,17 @@ def test_conv_transpose2d_agrees_with_torch_to_order_two(seed):
     both(torch, lambda x, w, b: ops.conv_transpose2d(x, w, b, **attrs), theirs, arrays)
 
 
+@pytest.mark.parametrize("impl", ["direct", "gemm", "winograd2", "winograd4", None])
+def test_a_transposed_convolution_by_every_algorithm(impl):
+    rng = np.random.default_rng(6)
+    x, w, b = rng.standard_normal((2, 5, 4, 3)), rng.standard_normal((3, 3, 3, 4)), rng.standard_normal(4)
+    y = ops.conv_transpose2d(x, w, b, padding=1, impl=impl)
+    close(y.numpy(), ops.conv_transpose2d(x, w, b, padding=1, impl="direct").numpy(), 1e-12)
+    check_grads(lambda x, w, b: ops.square(ops.conv_transpose2d(x, w, b, padding=1, impl=impl)), [x, w, b], order=2)
+    with pytest.raises(tg.ShapeError, match="conv_transpose2d with impl='winograd4' needs a 3×3 kernel, stride 1"):
+        ops.conv_transpose2d(x, w, stride=2, impl="winograd4")
+
+
 def test_one_dimensional_convolutions_agree_with_torch():
     torch = pytest.importorskip("torch")
     F = torch.nn.functional

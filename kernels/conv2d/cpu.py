@@ -1,36 +1,30 @@
-"""The CPU path: columns by Numba, products by BLAS, a direct kernel for depthwise. README.md says why.
+"""The CPU path for any geometry: which kernel computes which form of a convolution. README.md says why.
 
-Every function takes and returns what __init__.py documents. Two building blocks do all the work that is not
-depthwise, each in chunks whose columns stay in a core's cache:
+Every function takes and returns what __init__.py documents.
 
-    gather    image → columns → GEMM          each output pixel collects its kh·kw·C inputs
-    scatter   GEMM → columns → image (adds)   each input pixel spreads its kh·kw·F products
+    gemm.py         a product that reads runs of the image in place: nearly everything
+    depthwise.py    one input channel a group
+    scatter, here   few output channels: a product of whole columns by BLAS, added up where they belong
 
-At stride 1 either block computes either of `forward` and `input_grad`; the one with fewer columns is chosen.
-The image lines are shared among the threads, each of which fills columns and multiplies on its own core.
+At stride 1 the forward form of few output channels is a scatter too, and their weight gradient a gather of g.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-
-import numba
 import numpy as np
+from numba import njit
 
-from tinygen.kernels.threads import WORTH, share
+from tinygen.kernels import product
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import run
 
 from . import depthwise, gemm
-from .gemm import ready
+from .choice import narrow
+from .gemm import pieces, ready
 
 # Bytes of columns in a chunk: small enough for the cache, large enough that BLAS packs the weights rarely.
-CHUNK = 2 << 20
-# One side's columns must be this many times fewer before a form changes sides: scattering reads, adds and
-# writes where gathering only writes.
-# Fewer output channels than this leave most of a panel empty: then columns are multiplied and added up.
-NARROW = 12
-
-_scratch = threading.local()
+CHUNK = 1 << 19
 
 
 # ------------------------------------------------------------------------------------------- the three forms
@@ -45,7 +39,7 @@ def forward(x, w, *, stride, padding, dilation, groups):
     shape = (N, geo[8], geo[9], F)
     if cg == 1 < groups:
         return depthwise.forward(x, w, geo)
-    if stride == (1, 1) and _narrow(F // groups, cg, kh * kw):
+    if stride == (1, 1) and narrow(F // groups, cg, kh * kw):
         y = np.zeros(shape, x.dtype)
         for cs, fs in _groups(C, F, groups):
             _scatter(x, cs, _flipped(w[..., fs]), y, fs, _adjoint(geo))
@@ -65,7 +59,7 @@ def input_grad(g, w, *, x_shape, stride, padding, dilation, groups):
     if cg == 1 < groups:
         gx = depthwise.input_grad(g, w, geo)
         return gx if F == C else gx.reshape(N, H, W, C, F // C).sum(axis=-1)
-    if _narrow(cg, F // groups, kh * kw):
+    if narrow(cg, F // groups, kh * kw):
         gx = np.zeros(x_shape, g.dtype)
         for cs, fs in _groups(C, F, groups):
             _scatter(g, fs, w[..., fs].reshape(-1, fs.stop - fs.start).T, gx, cs, geo)
@@ -86,17 +80,13 @@ def weight_grad(x, g, *, w_shape, stride, padding, dilation, groups):
         return depthwise.weight_grad(x, g, geo)
     gw = np.empty(w_shape, x.dtype)
     for cs, fs in _groups(C, F, groups):
-        if stride == (1, 1) and _narrow(F // groups, cg, kh * kw):
+        if stride == (1, 1) and narrow(F // groups, cg, kh * kw):
             # Σ over pixels of x ⊗ runs of g: the same products, summed over input instead of output pixels
             turned = gemm.weight_grad(g, x, fs, cs, _adjoint(geo))
             gw[..., fs] = turned[::-1, ::-1].transpose(0, 1, 3, 2)
         else:
             gw[..., fs] = gemm.weight_grad(x, g, cs, fs, geo)
     return gw
-
-
-def _narrow(outputs: int, inputs: int, taps: int) -> bool:
-    return taps > 1 and outputs < NARROW and outputs < inputs
 
 
 # -------------------------------------------------------------------------------------------------- geometry
@@ -115,10 +105,6 @@ def _adjoint(geo):
     return (kh, kw, 1, 1, dh, dw, dh * (kh - 1) - top, dw * (kw - 1) - left, H, W, OH, OW)
 
 
-def _is_matmul(geo, padding) -> bool:
-    return geo[:4] == (1, 1, 1, 1) and padding == ((0, 0), (0, 0))
-
-
 def _groups(C: int, F: int, groups: int) -> list[tuple[slice, slice]]:
     cg, fg = C // groups, F // groups
     return [(slice(i * cg, i * cg + cg), slice(i * fg, i * fg + fg)) for i in range(groups)]
@@ -129,30 +115,7 @@ def _flipped(w: np.ndarray) -> np.ndarray:
     return w[::-1, ::-1].transpose(2, 0, 1, 3).reshape(w.shape[2], -1)
 
 
-# ----------------------------------------------------------------------- columns and products, chunk by chunk
-
-
-def _chunks(first: int, last: int, line_bytes: int, budget: int) -> Iterator[tuple[int, int]]:
-    """Split the image lines first … last into equal runs whose columns fit the budget."""
-    lines = last - first
-    count = max(1, min(lines, -(-lines * line_bytes // budget)))
-    size = -(-lines // count) if lines else 1
-    for start in range(first, last, size):
-        yield start, min(start + size, last)
-
-
-def _buffer(rows: int, cols: int, dtype) -> np.ndarray:
-    """(rows, cols) of this thread's scratch memory: fresh pages in every call would cost more than im2col."""
-    need = rows * cols * dtype.itemsize
-    memory = getattr(_scratch, "memory", None)
-    if memory is None or memory.nbytes < need:
-        memory = _scratch.memory = np.empty(max(need, CHUNK), np.uint8)
-    return memory[:need].view(dtype).reshape(rows, cols)
-
-
-def _least(lines: int, products: int) -> int:
-    """The fewest image lines, out of `lines` with so many multiply-adds, that are worth a thread."""
-    return max(1, -(-lines * WORTH // (2 * max(products, 1))))
+# ----------------------------------------------------------------------- columns and their sums, chunk by chunk
 
 
 def _scatter(src, s, matrix, dst, d, geo):
@@ -161,29 +124,42 @@ def _scatter(src, s, matrix, dst, d, geo):
     Whole images are shared, so that no two threads add to one line.
     """
     N, OH, OW, S = src.shape
-    K = matrix.shape[1]
-    src2, flat = src.reshape(-1, S)[:, s], dst.reshape(-1)
+    lines = max(1, min(OH, CHUNK // max(OW * matrix.shape[1] * src.itemsize, 1)))
+    run(_scatter_whole, N, src.reshape(-1), np.ascontiguousarray(matrix), dst.reshape(-1), geo, (S, s.start),
+        (dst.shape[3], d.start, d.stop - d.start), lines, least=pieces(N, N * OH * OW * matrix.size))
 
-    def images(first: int, last: int) -> None:
-        for a, b in _chunks(first * OH, last * OH, OW * K * src.itemsize, CHUNK):
-            col = _buffer((b - a) * OW, K, src.dtype)
-            np.matmul(src2[a * OW : b * OW], matrix, out=col)
-            _col2im(col.reshape(-1), flat, d.start, d.stop - d.start, dst.shape[3], geo, a, b)
 
-    share(N, images, least=_least(N, src2.shape[0] * matrix.size))
+@njit(cache=True, error_model="numpy", nogil=True)
+def _scatter_piece(src, matrix, dst, geo, source, target, lines, first, last):
+    """The images first … last, so many lines of columns at a time."""
+    (S, s), (D, d, size), (OH, OW) = source, target, geo[8:10]
+    depth, K = matrix.shape
+    col, flat = np.empty(lines * OW * K, src.dtype), matrix.reshape(-1)
+    for a in range(first * OH, last * OH, lines):
+        b = min(a + lines, last * OH)
+        product.gemm(src, a * OW * S + s, S, False, flat, 0, K, False, col, 0, K, (b - a) * OW, K, depth)
+        _col2im(col, dst, d, size, D, geo, a, b)
+
+
+_scatter_pieces = loop(_scatter_piece)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _scatter_whole(team, pieces, n, *args):
+    divide(team, pieces, n, _scatter_pieces(args))
 
 
 # The inner loops, on flat arrays. Unsigned indices spare Numba's wrap-around of negative ones, a test per
 # element that made these copies ten times slower.
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _add(dst, d, src, s, count):
     for j in range(count):
         dst[np.uint64(d + j)] += src[np.uint64(s + j)]
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _taps(start, step, count, size):
     """The taps t in [lo, hi) for which 0 ≤ start + t·step < size."""
     if step == 1:
@@ -194,7 +170,7 @@ def _taps(start, step, count, size):
     return lo, max(min(hi, count), lo)
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _col2im_line(col, x, c0, cg, C, geo, a, b, p):
     kh, kw, sh, sw, dh, dw, top, left, OH, OW, H, W = geo
     n, iy = p // H, p % H
@@ -215,7 +191,7 @@ def _col2im_line(col, x, c0, cg, C, geo, a, b, p):
                     _add(x, d + kx * dw * C, col, s + kx * cg, cg)
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _col2im(col, x, c0, cg, C, geo, a, b):
     """Add the columns of the output lines [a, b) to the image lines they came from, each image line collecting what
     falls on it in a fixed order."""

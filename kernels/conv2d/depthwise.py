@@ -1,18 +1,20 @@
 """Depthwise convolution: one input channel a group, so that nothing is summed over channels and memory sets the pace.
 
-ROWS neighbouring results at a time, a vector of channels of each in registers, take in the runs of all taps by the table
-of gemm.py; each pixel of the image is fetched from memory once. README.md has the three forms.
+ROWS neighbouring results at a time, a vector of channels of each in registers, take in the runs of all taps, found by
+the table of gemm.py; each pixel of the image is fetched from memory once. README.md has the three forms.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+from numba import njit
 
-from tinygen.kernels.threads import get_threads, grain, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECE, PIECES, get_threads, grain, run
 
 from . import simd
-from .gemm import PIXELS, buffer, look_at, look_up, phases, place, ready, tables, zeros_of
+from .gemm import PIXELS, look_at, look_up, place, ready
 
 
 def forward(x, w, geo):
@@ -20,7 +22,7 @@ def forward(x, w, geo):
     F = w.shape[3]
     x, w = _widen(x, F), _widen(w, F)
     y = np.empty((x.shape[0], geo[8], geo[9], x.shape[3]), x.dtype)
-    _share(x, w, y, geo, False)
+    _each(x, w, y, geo, False, 0)
     return _narrowed(y, F)
 
 
@@ -29,7 +31,7 @@ def input_grad(g, w, geo):
     F = w.shape[3]
     g, w = _widen(g, F), _widen(w, F)
     gx = np.empty((g.shape[0], geo[10], geo[11], g.shape[3]), g.dtype)
-    _share(g, w, gx, geo, True)
+    _each(g, w, gx, geo, True, 0)
     return _narrowed(gx, F)
 
 
@@ -37,32 +39,18 @@ def weight_grad(x, g, geo):
     """gw (kh, kw, 1, F) from x (N, H, W, C) and g (N, OH, OW, F), C dividing F."""
     F = g.shape[3]
     x, g = _widen(x, F), _widen(g, F)
-    parts: dict[int, np.ndarray] = {}
-
-    def work(first: int, last: int) -> None:
-        parts[first] = np.zeros((geo[0], geo[1], 1, x.shape[3]), x.dtype)
-        _call(x, parts[first], g, geo, False, True, first, last)
-
-    share(get_threads(), work, least=grain(get_threads(), x.size + g.size))
-    total, *others = (parts[k] for k in sorted(parts))
-    for other in others:
-        total += other
-    return _narrowed(total, F)
+    slots = PIECES * get_threads()
+    gw = np.zeros((slots, geo[0], geo[1], 1, x.shape[3]), x.dtype)
+    _each(x, gw, g, geo, False, slots)
+    return _narrowed(gw.sum(axis=0), F)
 
 
-def _share(src, w, dst, geo, backward) -> None:
-    share(get_threads(), lambda first, last: _call(src, w, dst, geo, backward, False, first, last),
-          least=grain(get_threads(), src.size + dst.size))
-
-
-def _call(src, w, dst, geo, backward, adjoint, first, last):
-    C = src.shape[3]
-    table, taps = tables(geo, PIXELS)
-    spare = buffer("panel", C, src.dtype)
-    if adjoint:
-        spare[:C] = 0
-    _part(src.reshape(-1), zeros_of(C, src.dtype), w.reshape(-1), dst.reshape(-1), spare, table, taps, geo,
-          (src.shape[0], C, 0, C), backward, adjoint, first, last, get_threads())
+def _each(src, w, dst, geo, backward, slots) -> None:
+    """dst = src · w for each channel, or, given slots for w to be summed in, w += src · dst."""
+    chunks, C = PIECES * get_threads(), src.shape[3]
+    n = chunks * min(geo[2], geo[10]) * min(geo[3], geo[11]) if backward else chunks
+    run(_whole, n, src.reshape(-1), w.reshape(-1), dst.reshape(-1), geo, (src.shape[0], C, 0, C), backward, chunks,
+        slots, least=grain(n, src.size + dst.size, PIECE))
 
 
 def _widen(a, F: int) -> np.ndarray:
@@ -79,18 +67,31 @@ def _narrowed(a, F: int) -> np.ndarray:
     return a if a.shape[3] == F else np.ascontiguousarray(a[..., :F])
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _part(src, zeros, w, dst, spare, table, taps, geo, runs, backward, adjoint, part, last, parts):
-    """The share part … last of `parts` of the pixels of each phase; adjoint: to w, from dst."""
-    C, lanes, outs = runs[3], simd.VECTOR // src.itemsize, (table.shape[0] - 1) * PIXELS
-    for phase in range(phases(geo, backward)):
-        T, size, grid, step, into, lattice = look_at(taps, phase, geo, C, backward)
-        tiles = -(-runs[0] * grid[0] * grid[1] // simd.ROWS)
-        stop = min(tiles * last // parts * simd.ROWS, runs[0] * grid[0] * grid[1])
-        for start in range(tiles * part // parts * simd.ROWS, stop, PIXELS):
+@njit(cache=True, error_model="numpy", nogil=True)
+def _piece(src, w, dst, geo, runs, backward, chunks, slots, first, last):
+    """The chunks first … last of the results of all phases."""
+    C, T, lanes = runs[3], geo[0] * geo[1], simd.VECTOR // src.itemsize
+    taps, table = np.empty((T, 3), np.int64), np.empty((T + 4, PIXELS), np.int64)
+    outs, zeros, spare = (T + 3) * PIXELS, np.zeros(C, src.dtype), np.zeros(C, src.dtype)
+    for part in range(first, last):
+        T, size, grid, step, into, lattice = look_at(taps, part // chunks, geo, C, backward)
+        if slots:
+            taps[:, 0] += part * T * C
+        pixels = runs[0] * grid[0] * grid[1]
+        tiles = -(-pixels // simd.ROWS)
+        stop = min(tiles * (part % chunks + 1) // chunks * simd.ROWS, pixels)
+        for start in range(tiles * (part % chunks) // chunks * simd.ROWS, stop, PIXELS):
             count = min(PIXELS, stop - start)
-            look_up(table, taps, T, src, zeros, runs, size, grid, step, start, count)
+            look_up(table, taps, 0, T, src, zeros, runs, size, grid, step, start, count)
             place(table, dst, C, 0, into, lattice, count, spare.ctypes.data)
             for p in range(0, count, simd.ROWS):
                 for c in range(0, C, lanes):
-                    simd.multiply_each(table, p, PIXELS, taps, T, c, w, outs + p, adjoint)
+                    simd.multiply_each(table, p, PIXELS, taps, T, c, w, outs + p, slots)
+
+
+_pieces = loop(_piece)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _whole(team, pieces, n, *args):
+    divide(team, pieces, n, _pieces(args))

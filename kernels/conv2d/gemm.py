@@ -12,12 +12,12 @@ Channels come as slices: those of a group.
 
 from __future__ import annotations
 
-import threading
-
-import numba
 import numpy as np
+from numba import njit
 
-from tinygen.kernels.threads import WORTH, get_threads, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECES, WORTH_A_PIECE, get_threads, run
 
 from . import simd
 
@@ -27,11 +27,8 @@ PIXELS = 64
 DEPTH = 128
 # With fewer channels than this a run is a line of the kernel.
 FEW = 16
-# A gradient of at most so many weights is summed by each thread over pixels of its own, a larger one is divided.
-SMALL = 40_000
-
-_scratch = threading.local()
-
+# Blocks of ROWS weights that a piece of a gradient has at least, so that looking up and packing are shared by them.
+BLOCKS = 16
 
 # ------------------------------------------------------------------------------------------- the three forms
 
@@ -51,8 +48,8 @@ def forward(x, w, y, c, f, geo):
 def input_grad(g, w, gx, c, f, geo):
     """gx[..., c] = input_grad(g[..., f], w[..., f]); gx is written in full.
 
-    The input pixels that lie alike to the stride form a phase: each phase is a convolution of g, with step 1, by the taps
-    that reach it.
+    The input pixels that lie alike to the stride form a phase, a convolution of g, with step 1, by the taps that reach
+    it.
     """
     memory, tap, sc, sf = _weights(w)
     runs = (g.shape[0], g.shape[3], f.start, f.stop - f.start)
@@ -109,89 +106,50 @@ def _bordered(x, c, geo):
 def _gather(image, runs, w, weights, y, f, geo, backward):
     """y[..., f] = the products of the runs of each pixel with the weights. runs: images, their channels, first channel
     and length of a run. weights: the first, the distances of taps, of numbers along a run, of channels of y."""
-    kh, kw, sh, sw, _, _, _, _, OH, OW, _, _ = geo
-    count, NR, F = kh * kw, 2 * simd.lanes(y.dtype), f.stop - f.start
-    parts, flat = get_threads(), y.reshape(-1)
-    by_panels = -(-F // NR) % parts == 0
-
-    def work(first: int, last: int) -> None:
-        panel = buffer("panel", (count * runs[3] + 1) * NR, y.dtype)
-        table, taps = tables(geo, PIXELS)
-        _gather_part(image, zeros_of(runs[3], y.dtype), w, flat, panel, table, taps, geo, runs, weights,
-                     (y.shape[3], f.start, F, NR), backward, by_panels, first, last, parts)
-
-    products = runs[0] * OH * OW * count * runs[3] * F
-    share(parts, work, least=-(-parts * WORTH // (2 * max(products, 1))))
+    NR, F = 2 * simd.lanes(y.dtype), f.stop - f.start
+    panels = min(geo[2], geo[10]) * min(geo[3], geo[11]) * -(-F // NR) if backward else -(-F // NR)
+    chunks = -(-PIECES * get_threads() // max(panels, 1))
+    products = runs[0] * geo[8] * geo[9] * geo[0] * geo[1] * runs[3] * F
+    run(_gather_whole, panels * chunks, image, w, y.reshape(-1), geo, runs, weights, (y.shape[3], f.start, F, NR),
+        backward, chunks, least=pieces(panels * chunks, products))
 
 
 def _outer(image, runs, g, f, geo):
     """(taps, length of a run rounded up to ROWS, |f|): Σ run ⊗ g[..., f] over the pixels of g."""
-    taps, F = geo[0] * geo[1], f.stop - f.start
+    NR, F = 2 * simd.lanes(g.dtype), f.stop - f.start
     depth = -(-runs[3] // simd.ROWS) * simd.ROWS
-    pixels, rows, NR = runs[0] * geo[8] * geo[9], taps * depth // simd.ROWS, 2 * simd.lanes(g.dtype)
-    flat, parts = g.reshape(-1), {}
-
-    def work(gw: np.ndarray, *part: int) -> None:
-        panel = buffer("panel", DEPTH * NR, g.dtype)
-        table, where = tables(geo, DEPTH)
-        _outer_part(image, zeros_of(depth, g.dtype), flat, gw.reshape(-1), panel, table, where, geo, runs,
-                    (g.shape[3], f.start, F, NR), *part)
-
-    def by_pixels(first: int, last: int) -> None:
-        parts[first] = np.zeros((taps, depth, F), g.dtype)
-        work(parts[first], first, last, 0, rows)
-
-    if taps * depth * F <= SMALL:
-        share(pixels, by_pixels, least=max(1, WORTH // (2 * max(taps * depth * F, 1))))
-        if not parts:
-            return np.zeros((taps, depth, F), g.dtype)
-        total, *others = (parts[k] for k in sorted(parts))
-        for other in others:
-            total += other
-        return total
-    total = np.zeros((taps, depth, F), g.dtype)
-    share(rows, lambda first, last: work(total, 0, pixels, first, last),
-          least=max(1, WORTH // (2 * max(pixels * simd.ROWS * F, 1))))
-    return total
+    pixels, blocks, panels = runs[0] * geo[8] * geo[9], geo[0] * geo[1] * depth // simd.ROWS, -(-F // NR)
+    wanted = -(-PIECES * get_threads() // max(panels, 1))
+    rows = max(1, min(wanted, blocks // BLOCKS))
+    slots = max(1, min(-(-wanted // rows), pixels // DEPTH))
+    gw = np.zeros((slots, geo[0] * geo[1], depth, F), g.dtype)
+    n = slots * panels * rows
+    run(_outer_whole, n, image, g.reshape(-1), gw.reshape(-1), geo, runs, (g.shape[3], f.start, F, NR), slots, rows,
+        least=pieces(n, pixels * gw[0].size))
+    return gw[0] if slots == 1 else gw.sum(axis=0)
 
 
-def buffer(name: str, count: int, dtype: np.dtype) -> np.ndarray:
-    """`count` numbers of this thread's scratch memory, kept between calls: fresh pages would cost more than filling."""
-    key = name + dtype.char
-    memory = getattr(_scratch, key, None)
-    if memory is None or memory.size < count:
-        room = np.empty(count + simd.VECTOR, dtype)
-        shift = -room.ctypes.data % simd.VECTOR // dtype.itemsize
-        memory = room[shift : shift + count]
-        setattr(_scratch, key, memory)
-    return memory
-
-
-def tables(geo, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """What look_up fills for so many pixels, and look_at for all taps."""
-    taps = geo[0] * geo[1]
-    memory = buffer("table", (taps + 4) * pixels + 3 * taps, np.dtype(np.int64))
-    lines = (taps + 4) * pixels
-    return memory[:lines].reshape(taps + 4, pixels), memory[lines : lines + 3 * taps].reshape(taps, 3)
-
-
-def zeros_of(count: int, dtype: np.dtype) -> np.ndarray:
-    """At least `count` zeros."""
-    memory = getattr(_scratch, "zeros" + dtype.char, None)
-    if memory is None or memory.size < count:
-        memory = np.zeros(count, dtype)
-        setattr(_scratch, "zeros" + dtype.char, memory)
-    return memory
+def pieces(n: int, products: int) -> int:
+    """The fewest of n equal parts of so many multiply-adds that are worth a piece."""
+    return max(1, -(-n * WORTH_A_PIECE // max(products, 1)))
 
 
 # ------------------------------------------------------------------------------------------------ inner loops
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def look_up(table, taps, T, src, zeros, runs, size, grid, step, first, count):
-    """table[t, p] = the address of the run of tap t < T for the pixel first + p, at zeros where that lies outside of the
-    image, and for count ≤ p up to a whole number of ROWS. grid: lines and columns of results; step: how far apart they
-    are in the source, of the given size. Leaves image, line and column of the results for `place`."""
+@njit(cache=True, error_model="numpy", nogil=True)
+def aligned(count, like):
+    """Room for so many numbers, on a border of vectors."""
+    memory = np.empty(count + simd.VECTOR, like.dtype)
+    shift = -memory.ctypes.data % simd.VECTOR // like.itemsize
+    return memory[shift : shift + count]
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def look_up(table, taps, t0, t1, src, zeros, runs, size, grid, step, first, count):
+    """table[t, p] = the address of the run of tap t, t0 ≤ t < t1, for the pixel first + p; that of zeros where that
+    is outside of the image, and for count ≤ p up to a whole number of ROWS. grid: lines and columns of results; step:
+    how far apart they are in the source, of the given size. Leaves their image, line and column for `place`."""
     N, C, c, depth = runs
     base, pitch, nothing = src.ctypes.data + c * src.itemsize, C * src.itemsize, zeros.ctypes.data
     images, lines, columns = table[-4], table[-3], table[-2]
@@ -203,7 +161,7 @@ def look_up(table, taps, T, src, zeros, runs, size, grid, step, first, count):
             a, b = a + 1, 0
             if a == grid[0]:
                 n, a = n + 1, 0
-    for t in range(T):
+    for t in range(t0, t1):
         found, dy, dx = table[t], taps[t, 1], taps[t, 2]
         for p in range(count):
             i, j = lines[p] * step[0] + dy, columns[p] * step[1] + dx
@@ -213,7 +171,7 @@ def look_up(table, taps, T, src, zeros, runs, size, grid, step, first, count):
             found[p] = nothing
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def place(table, dst, D, d, into, lattice, count, nowhere):
     """The last line of the table: the addresses of channel d of the results that were looked up, in images of the size
     `into` with D channels; for count ≤ p up to a whole number of ROWS, nowhere."""
@@ -226,29 +184,7 @@ def place(table, dst, D, d, into, lattice, count, nowhere):
         outs[p] = nowhere
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _gather_part(src, zeros, w, dst, panel, table, taps, geo, runs, weights, target, backward, by_panels, part, last,
-                 parts):
-    """The share part … last of `parts` of a gather: of the panels of channels, or of the tiles of ROWS pixels."""
-    F, NR = target[2:]
-    panels = -(-F // NR)
-    p0, p1 = (panels * part // parts, panels * last // parts) if by_panels else (0, panels)
-    for phase in range(phases(geo, backward)):
-        T, size, grid, step, into, lattice = look_at(taps, phase, geo, weights[1], backward)
-        tiles = -(-runs[0] * grid[0] * grid[1] // simd.ROWS)
-        first, stop = (0, tiles) if by_panels else (tiles * part // parts, tiles * last // parts)
-        for p in range(p0, p1):
-            _gather_panel(src, zeros, w, dst, panel, table, taps, T, runs, weights, target, p * NR, first, stop, size,
-                          grid, step, into, lattice)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def phases(geo, backward):
-    """One for a forward convolution; for its adjoint one for each place of a pixel within a stride."""
-    return min(geo[2], geo[10]) * min(geo[3], geo[11]) if backward else 1
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def look_at(taps, phase, geo, tap, backward):
     """Note offset (in the weights), line and column (in the source) of each tap of a phase. Returns the
     number of taps, the size of the source, the grid of results, how far apart in the source they are, the size of the
@@ -268,24 +204,7 @@ def look_at(taps, phase, geo, tap, backward):
     return T, (OH, OW), ((H - y + sh - 1) // sh, (W - x + sw - 1) // sw), (1, 1), (H, W), (y, x, sh, sw)
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _gather_panel(src, zeros, w, dst, panel, table, taps, T, runs, weights, target, f, first, stop, size, grid, step,
-                  into, lattice):
-    """The channels f … f + 2·lanes of the tiles first … stop of a phase's results."""
-    D, d0, F, NR = target
-    depth, width = runs[3], min(NR, F - f)
-    pixels = min(stop * simd.ROWS, runs[0] * grid[0] * grid[1])
-    outs = (table.shape[0] - 1) * PIXELS
-    _pack(panel, w, taps, T, depth, weights, f, width, NR)
-    for start in range(first * simd.ROWS, pixels, PIXELS):
-        count = min(PIXELS, pixels - start)
-        look_up(table, taps, T, src, zeros, runs, size, grid, step, start, count)
-        place(table, dst, D, d0 + f, into, lattice, count, panel.ctypes.data + T * depth * NR * panel.itemsize)
-        for p in range(0, count, simd.ROWS):
-            simd.multiply_rows(table, p, PIXELS, T, depth, panel, 0, table, outs + p, width)
-
-
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _pack(panel, w, taps, T, depth, weights, f, width, NR):
     """panel[(t·depth + k)·NR + j] = the weight of tap t from channel k to channel f + j, 0 beyond the width."""
     w0, _, sk, sf = weights
@@ -310,17 +229,55 @@ def _pack(panel, w, taps, T, depth, weights, f, width, NR):
                     panel[np.uint64(d + k * NR + j)] = 0
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
-def _outer_part(src, zeros, g, gw, panel, table, taps, geo, runs, target, first, last, r0, r1):
-    """Adds to the blocks r0 … r1 of ROWS lines of gw the sum over the pixels first … last."""
+@njit(cache=True, error_model="numpy", nogil=True)
+def _gather_piece(src, w, dst, geo, runs, weights, target, backward, chunks, first, last):
+    """The parts first … last of a gather: for each phase and panel of channels, so many chunks of its results."""
     D, d0, F, NR = target
-    blocks = -(-runs[3] // simd.ROWS)
+    T, depth, panels = geo[0] * geo[1], runs[3], -(-F // NR)
+    taps, table, zeros = np.empty((T, 3), np.int64), np.empty((T + 4, PIXELS), np.int64), np.zeros(depth, src.dtype)
+    panel = aligned((T * depth + 1) * NR, w)
+    nowhere, outs = panel.ctypes.data + T * depth * NR * panel.itemsize, (T + 3) * PIXELS
+    for part in range(first, last):
+        f = part // chunks % panels * NR
+        T, size, grid, step, into, lattice = look_at(taps, part // chunks // panels, geo, weights[1], backward)
+        if part == first or part % chunks == 0:
+            _pack(panel, w, taps, T, depth, weights, f, min(NR, F - f), NR)
+        pixels = runs[0] * grid[0] * grid[1]
+        tiles = -(-pixels // simd.ROWS)
+        stop = min(tiles * (part % chunks + 1) // chunks * simd.ROWS, pixels)
+        for start in range(tiles * (part % chunks) // chunks * simd.ROWS, stop, PIXELS):
+            count = min(PIXELS, stop - start)
+            look_up(table, taps, 0, T, src, zeros, runs, size, grid, step, start, count)
+            place(table, dst, D, d0 + f, into, lattice, count, nowhere)
+            for p in range(0, count, simd.ROWS):
+                simd.multiply_rows(table, p, PIXELS, T, depth, panel, 0, table, outs + p, min(NR, F - f))
+
+
+_gather_pieces = loop(_gather_piece)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _gather_whole(team, pieces, n, *args):
+    divide(team, pieces, n, _gather_pieces(args))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _outer_piece(src, g, gw, geo, runs, target, slots, rows, first, last):
+    """The parts first … last of an outer product: of slots of pixels, each with sums of its own, of panels of channels
+    of g, of rows of weights. Adds to gw."""
+    D, d0, F, NR = target
+    T, blocks, panels = geo[0] * geo[1], -(-runs[3] // simd.ROWS), -(-F // NR)
+    taps, table = np.empty((T, 3), np.int64), np.empty((T + 4, DEPTH), np.int64)
+    panel, zeros = aligned(DEPTH * NR, g), np.zeros(blocks * simd.ROWS, src.dtype)
     T, size, grid, step, _, _ = look_at(taps, 0, geo, 0, False)
-    for start in range(first, last, DEPTH):
-        count = min(DEPTH, last - start)
-        look_up(table, taps, T, src, zeros, runs, size, grid, step, start, count)
-        for f in range(0, F, NR):
-            width = min(NR, F - f)
+    pixels = runs[0] * grid[0] * grid[1]
+    for part in range(first, last):
+        slot, f, row = part // (rows * panels), part // rows % panels * NR, part % rows
+        width, r0, r1 = min(NR, F - f), T * blocks * row // rows, T * blocks * (row + 1) // rows
+        stop = pixels * (slot + 1) // slots
+        for start in range(pixels * slot // slots, stop, DEPTH):
+            count = min(DEPTH, stop - start)
+            look_up(table, taps, r0 // blocks, (r1 - 1) // blocks + 1, src, zeros, runs, size, grid, step, start, count)
             for p in range(count):
                 s = (start + p) * D + d0 + f
                 for j in range(width):
@@ -329,4 +286,12 @@ def _outer_part(src, zeros, g, gw, panel, table, taps, geo, runs, target, first,
                     panel[np.uint64(p * NR + j)] = 0
             for r in range(r0, r1):
                 simd.multiply_columns(table, r // blocks * DEPTH, count, r % blocks * simd.ROWS, panel, 0,
-                                      gw, r * simd.ROWS * F + f, F, width)
+                                      gw, (slot * T * blocks + r) * simd.ROWS * F + f, F, width)
+
+
+_outer_pieces = loop(_outer_piece)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _outer_whole(team, pieces, n, *args):
+    divide(team, pieces, n, _outer_pieces(args))

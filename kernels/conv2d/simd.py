@@ -27,6 +27,8 @@ _WIDE = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
 # them (AVX-512) one of 8 × 2 does.
 VECTOR = 64 if _WIDE else 32
 ROWS = 8 if _WIDE else 4
+# Steps of a product over pixels by which its operands are asked for before they are needed.
+AHEAD = 16
 
 
 def lanes(dtype: np.dtype) -> int:
@@ -177,12 +179,16 @@ def multiply_columns(typing, table, ti, count, first, b, bi, out, oi, line, widt
     def generate(context, builder, signature, args):
         block = _Block(context, builder, signature.args[4], args[4])
         addresses = _pointers(context, builder, signature.args[0], args[0], (args[1],) + (args[1].type(1),) * 2, 1)
+        targets = _pointers(context, builder, signature.args[6], args[6], (args[7], args[8], args[7].type(1)), 1)
+        outs = [targets(m, 0)[0] for m in range(ROWS)]
+        block.prefetch(outs)
         with cgutils.for_range(builder, args[2]) as loop:
+            later = builder.gep(block.memory(builder.load(addresses(loop.index, AHEAD)[0])), [args[3]])
+            _ask(builder, later, write=0, locality=3)
             row = builder.gep(block.memory(builder.load(addresses(loop.index, 0)[0])), [args[3]])
             numbers = [builder.load(builder.gep(row, [block.word(m)])) for m in range(ROWS)]
             block.step(numbers, builder.add(args[5], builder.mul(loop.index, block.word(2 * block.width))))
-        targets = _pointers(context, builder, signature.args[6], args[6], (args[7], args[8], args[7].type(1)), 1)
-        block.finish([targets(m, 0)[0] for m in range(ROWS)], args[9], add=True)
+        block.finish(outs, args[9], add=True)
         return context.get_dummy_value()
 
     return types.void(table, i, i, i, b, i, out, i, i, i), generate
@@ -218,7 +224,7 @@ def multiply_each(typing, table, ti, step, taps, count, first, w, oi, adjoint):
             return block.at(builder.gep(block.data, [builder.add(builder.load(offsets(t, 0)[0]), args[5])]), 0)
 
         targets = [number(outs, m, 0) for m in range(ROWS)]
-        with builder.if_else(builder.trunc(args[8], ir.IntType(1))) as (then, otherwise):
+        with builder.if_else(builder.icmp_signed("!=", args[8], args[8].type(0))) as (then, otherwise):
             with then:
                 given = [builder.load(target, align=block.size) for target in targets]
                 with cgutils.for_range(builder, args[4]) as loop:

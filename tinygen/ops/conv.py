@@ -205,7 +205,8 @@ conv2d_weight_grad.vjp(
 # ---- transposed
 
 
-def _prepare_transpose(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1) -> dict:
+def _prepare_transpose(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
+                       impl=None) -> dict:
     name = "conv_transpose2d"
     _check(name, x.shape, w.shape, groups, [a.dtype for a in (x, w, b) if hasattr(a, "dtype")])
     _check_bias(name, b, w.shape[3])
@@ -223,10 +224,12 @@ def _prepare_transpose(x, w, b=None, *, stride=1, padding=0, output_padding=0, d
     if min(out[1:3]) < 1:
         raise ShapeError(f"{name} needs a result of at least 1×1; the padding {padding} leaves "
                          f"{out[1]}×{out[2]}.")
-    return attrs
+    if impl is not None:
+        _check_impl(name, impl, w.shape, stride, dilation, groups)
+    return attrs | {"impl": impl}
 
 
-def _transpose_shape(x_shape, w_shape, stride, padding, output_padding, dilation, groups) -> tuple:
+def _transpose_shape(x_shape, w_shape, stride, padding, output_padding, dilation, groups, impl=None) -> tuple:
     """(N, OH, OW, F) of the transposed convolution."""
     size = ((n - 1) * s - sum(p) + d * (k - 1) + e + 1
             for n, k, s, p, d, e in zip(x_shape[1:3], w_shape, stride, padding, dilation, output_padding))
@@ -250,29 +253,29 @@ def _transpose_flops(x, w, b=None, **attrs) -> int:
 
 
 @op(flops=_transpose_flops, prepare=_prepare_transpose)
-def conv_transpose2d(xp, x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1):
+def conv_transpose2d(xp, x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1, impl=None):
     """y[n,h,k,f] = b[f] + Σ x[n,i,j,c] · w[u,v,c,f] over the (i,j,u,v,c) with h = i·s + u·d − p and
     k = j·s + v·d − p: what conv2d_input_grad computes, with the weights' channel axes exchanged (Dumoulin and
     Visin 2016, ch. 4).
 
     x (N, H, W, C); w (kh, kw, C/groups, F), the third axis being x's channels; b (F,) or None → y (N, OH, OW,
     F), with OH = (H − 1)·s − top − bottom + d·(kh − 1) + output_padding + 1. output_padding: rows and columns
-    by which the result is longer, less than stride. Raises ShapeError, DtypeError.
+    by which the result is longer, less than stride. impl: as in conv2d. Raises ShapeError, DtypeError.
     """
     shape = _transpose_shape(x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     y = kernel.input_grad(x, _swap(w, groups), x_shape=shape, stride=stride, padding=padding,
-                          dilation=dilation, groups=groups)
+                          dilation=dilation, groups=groups, impl=impl)
     if b is not None:
         y += b
     return y
 
 
 conv_transpose2d.vjp(
-    x=lambda g, w, stride, padding, dilation, groups: conv2d(
-        g, _swap(w, groups), None, stride=stride, padding=padding, dilation=dilation, groups=groups),
-    w=lambda g, x, w_shape, stride, padding, dilation, groups: _swap(conv2d_weight_grad(
+    x=lambda g, w, stride, padding, dilation, groups, impl: conv2d(
+        g, _swap(w, groups), None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
+    w=lambda g, x, w_shape, stride, padding, dilation, groups, impl: _swap(conv2d_weight_grad(
         g, x, w_shape=(*w_shape[:2], w_shape[3] // groups, w_shape[2] * groups), stride=stride,
-        padding=padding, dilation=dilation, groups=groups), groups),
+        padding=padding, dilation=dilation, groups=groups, impl=impl), groups),
     b=lambda g, b_shape: sum_to(g, shape=b_shape),
 )
 
