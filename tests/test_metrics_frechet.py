@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from metric_references import feature_sets
 
 from tinygen import metrics
 from tinygen.data import load
-from tinygen.errors import ConfigError, DtypeError, NonFiniteError, ShapeError
+from tinygen.errors import ConfigError, DataError, DtypeError, NonFiniteError, ShapeError
 from tinygen.metrics import FeatureStatistics, extractor, frechet_distance, frechet_distance_details
 
 
@@ -16,14 +17,14 @@ def whitened(n, d, seed):
     return (x - x.mean(0)) * np.sqrt(n - 1)
 
 
-@pytest.mark.parametrize("route", ["symmetric", "nuclear"])
+@pytest.mark.parametrize("route", ["symmetric", "nuclear", "cholesky"])
 def test_one_dimension_is_mean_and_sd(route):
     x = whitened(40, 1, 0) * 2.0 + 1.5
     y = whitened(60, 1, 1) * 0.5 - 1.0
     assert frechet_distance(x, y, route=route) == pytest.approx(2.5**2 + (2.0 - 0.5) ** 2, rel=1e-13)
 
 
-@pytest.mark.parametrize("route", ["symmetric", "nuclear"])
+@pytest.mark.parametrize("route", ["symmetric", "nuclear", "cholesky"])
 def test_exact_gaussians(route):
     """In the plane tr (Σ₁Σ₂)^½ = √(tr Σ₁Σ₂ + 2 √det Σ₁Σ₂): no eigenvalues in the expected value."""
     a, b = np.array([[2.0, 0.3], [0.3, 0.5]]), np.array([[1.0, -0.7], [-0.7, 3.0]])
@@ -38,7 +39,7 @@ def test_exact_gaussians(route):
 def test_commuting_covariances_in_many_dimensions():
     s, t = np.linspace(0.1, 3, 24), np.linspace(2, 0.2, 24)
     x, y = whitened(200, 24, 4) * s, whitened(150, 24, 5) * t
-    for route in ("symmetric", "nuclear"):
+    for route in ("symmetric", "nuclear", "cholesky"):
         assert frechet_distance(x, y, route=route) == pytest.approx(((s - t) ** 2).sum(), rel=1e-12)
 
 
@@ -63,19 +64,86 @@ def test_rank_deficient_features_take_the_exact_route():
     details = frechet_distance_details(x, y)
     assert (details.route, details.n_real, details.n_fake, details.dims) == ("nuclear", 20, 20, 48)
     assert details.value == pytest.approx(truth, rel=1e-13)
-    # squaring costs half of the digits where the covariance is singular, and no more than that
+    # nor do the others lose digits: only the five dimensions that are there were varied, not 19
+    assert frechet_distance(x, y, route="cholesky") == pytest.approx(truth, rel=1e-7)
+    assert frechet_distance(x, y, route="symmetric") == pytest.approx(truth, rel=1e-6)
+
+
+# mpmath at 50 digits on feature_sets(n, m, d)
+TRUTHS = {
+    (20, 20, 48): 25.94090321560565652503039,
+    (12, 30, 20): 5.02109650867463809463264,
+    (9, 9, 9): 2.639499254315758032793649,
+}
+
+
+@pytest.mark.parametrize("route", ["nuclear", "symmetric", "cholesky"])
+@pytest.mark.parametrize("sizes", TRUTHS)
+def test_rank_deficient_sets_against_fifty_digits(sizes, route):
+    """Also the routes that know the covariances alone: they know the rank too."""
+    x, y = feature_sets(*sizes)
+    tolerance = 1e-12
+    assert frechet_distance(x, y, route=route) == pytest.approx(TRUTHS[sizes], rel=tolerance)
+    assert frechet_distance(y, x, route=route) == pytest.approx(TRUTHS[sizes], rel=tolerance)
+    if route != "nuclear":
+        stats = FeatureStatistics.of(x), FeatureStatistics.of(y)
+        assert frechet_distance(*stats, route=route) == pytest.approx(TRUTHS[sizes], rel=tolerance)
+
+
+def fifty_digits(x, y):
+    """The distance by the eigenvalues of G Gᵀ, G = X_c Y_cᵀ / √((n-1)(m-1)), in 50-digit arithmetic."""
+    mp = pytest.importorskip("mpmath", reason="mpmath, a development extra, is not installed").mp
+    before, mp.dps = mp.dps, 50
+    try:
+        centred, means = [], []
+        for z in (x, y):
+            rows = mp.matrix(z.tolist())
+            mean = [sum(rows[:, j]) / len(z) for j in range(z.shape[1])]
+            for i in range(len(z)):
+                for j in range(z.shape[1]):
+                    rows[i, j] = (rows[i, j] - mean[j]) / mp.sqrt(len(z) - 1)
+            centred.append(rows)
+            means.append(mean)
+        g = centred[0] * centred[1].T
+        cross = sum(mp.sqrt(abs(e)) for e in mp.eigsy(g * g.T, eigvals_only=True))
+        squares = sum(v * v for rows in centred for v in rows)
+        return float(sum((a - b) ** 2 for a, b in zip(*means)) + squares - 2 * cross)
+    finally:
+        mp.dps = before
+
+
+@pytest.mark.parametrize("case", ["fewer than D", "wide spectra", "nearly equal", "dead features"])
+def test_hard_sets_against_fifty_digits(case):
+    rng = np.random.RandomState(8)
+    x, y = rng.randn(14, 10), rng.randn(17, 10)
+    if case == "fewer than D":
+        x = rng.randn(7, 10)
+    elif case == "wide spectra":  # from 1 to 1e-7, in opposite order
+        x, y = x * np.logspace(0, -7, 10), y * np.logspace(-7, 0, 10)
+    elif case == "nearly equal":
+        y = x[:, ::1] + 1e-3 * rng.randn(14, 10)
+    else:
+        x[:, 3] = y[:, 3] = 0.25
+        x[:, 7] = 1.0
+    truth = fifty_digits(x, y)
+    tolerance = 1e-10 * max(truth, 1e-4)  # nearly equal sets: the traces cancel, to 1e-16 of them
+    for route in ("auto", "nuclear", "cholesky"):
+        assert frechet_distance(x, y, route=route) == pytest.approx(truth, abs=tolerance), route
     assert frechet_distance(x, y, route="symmetric") == pytest.approx(truth, rel=1e-6)
 
 
 def test_routes_agree_at_full_rank_and_auto_says_which_ran():
     rng = np.random.default_rng(9)
     x, y = rng.standard_normal((300, 16)) * 2, rng.standard_normal((500, 16)) + 0.1
-    a, b = (frechet_distance_details(x, y, route=r) for r in ("symmetric", "nuclear"))
-    assert a.value == pytest.approx(b.value, rel=1e-11)
-    assert frechet_distance_details(x, y).route == "symmetric"
+    a, b, c = (frechet_distance_details(x, y, route=r) for r in ("symmetric", "nuclear", "cholesky"))
+    assert a.value == pytest.approx(b.value, rel=1e-11) and c.value == pytest.approx(b.value, rel=1e-13)
+    assert (a.route, b.route, c.route) == ("symmetric", "nuclear", "cholesky")
+    assert a.interval.low == pytest.approx(b.interval.low, rel=1e-10) == pytest.approx(c.interval.low, rel=1e-10)
+    assert "N differs: 300 real, 500 fake" in a.notes[0] and not frechet_distance_details(x, x).notes
+    assert frechet_distance_details(x, y).route == "cholesky"
     assert frechet_distance_details(x[:16], y).route == "nuclear"
     stats = FeatureStatistics.of(x[:16])
-    assert frechet_distance_details(stats, y).route == "symmetric"
+    assert frechet_distance_details(stats, y).route == "cholesky"
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-12)
     assert isinstance(frechet_distance(x, y), float)
 
@@ -100,6 +168,84 @@ def test_streaming_keeps_its_digits_far_from_the_origin():
     assert np.abs(one_by_one.covariance() - np.cov(x[:500].T)).max() < 1e-12
     assert whole.add(x[:0]).n == 4000
     assert frechet_distance(whole, x[:2000]) == pytest.approx(frechet_distance(x, x[:2000]), abs=1e-11)
+
+
+def test_statistics_are_saved_merged_and_kept_apart(tmp_path):
+    x = np.random.default_rng(20).standard_normal((100, 5)).astype(np.float32)
+    stats = FeatureStatistics.of(x, label="randconv-v1/32 | native")
+    stats.save(tmp_path / "s.npz")
+    again = FeatureStatistics.load(tmp_path / "s.npz")
+    assert (again.n, again.dims, again.label) == (100, 5, "randconv-v1/32 | native")
+    assert np.array_equal(again.mean, stats.mean)
+    assert again.covariance() == pytest.approx(stats.covariance(), rel=1e-15)
+    shard = FeatureStatistics.of(x[:40])
+    merged = FeatureStatistics(5, "randconv-v1/32 | native").merge(shard).merge(FeatureStatistics.of(x[40:]))
+    assert merged.covariance() == pytest.approx(stats.covariance(), rel=1e-12)
+    assert shard.n == 40 and shard.covariance() == pytest.approx(np.cov(x[:40].T.astype(float)), rel=1e-12)
+    assert frechet_distance(stats, merged) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ConfigError, match="of 'randconv-v1/32 | native' and of 'pixels'; use one extractor"):
+        frechet_distance(stats, FeatureStatistics.of(x, label="pixels"))
+    with pytest.raises(ConfigError, match="use one extractor"):
+        FeatureStatistics.of(x, label="pixels").merge(stats)
+    # as pytorch-fid writes it: no count
+    np.savez(tmp_path / "theirs.npz", mu=stats.mean, sigma=stats.covariance())
+    with pytest.raises(DataError, match="does not say of how many samples.*give n="):
+        FeatureStatistics.load(tmp_path / "theirs.npz")
+    assert frechet_distance(FeatureStatistics.load(tmp_path / "theirs.npz", n=100), stats) < 1e-12
+    for content, error in ((b"no zip", "cannot be read"), (b"", "cannot be read")):
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(DataError, match=error):
+            FeatureStatistics.load(tmp_path / "bad.npz")
+    np.savez(tmp_path / "other.npz", x=x)
+    with pytest.raises(DataError, match="holds no mu and sigma"):
+        FeatureStatistics.load(tmp_path / "other.npz")
+    np.savez(tmp_path / "odd.npz", mu=stats.mean, sigma=np.eye(4), n=10)
+    with pytest.raises(ShapeError, match="D and D,D are needed"):
+        FeatureStatistics.load(tmp_path / "odd.npz")
+    np.savez(tmp_path / "pickled.npz", mu=np.array([{}]), sigma=np.eye(1), n=10)
+    with pytest.raises(DataError, match="cannot be read"):
+        FeatureStatistics.load(tmp_path / "pickled.npz")
+
+
+def test_interval_is_the_spread_over_fresh_draws():
+    scale = np.linspace(0.5, 2, 6)
+    rng = np.random.default_rng(21)
+    draw = lambda shift: rng.standard_normal((300, 6)) * scale + shift
+    values = [frechet_distance(draw(0), draw(0.5)) for _ in range(200)]
+    for route in ("cholesky", "nuclear"):
+        errors = [frechet_distance_details(draw(0), draw(0.5), route=route).interval for _ in range(5)]
+        assert np.mean([e.standard_error for e in errors]) == pytest.approx(np.std(values), rel=0.2)
+    one = errors[0]
+    assert one.low < one.high and (one.level, one.resamples, one.seed) == (0.95, 1000, 0)
+    x, y = draw(0), draw(0.5)
+    assert frechet_distance_details(x, y) == frechet_distance_details(x, y)
+    assert frechet_distance_details(x, y, seed=1).interval != frechet_distance_details(x, y).interval
+    assert frechet_distance_details(FeatureStatistics.of(x), y).interval is None
+
+
+def test_frechet_infinity_takes_the_bias_off():
+    """Fake samples of the real distribution's own Gaussian: the distance at N falls as 1/N, its intercept is 0."""
+    rng = np.random.default_rng(22)
+    real = rng.standard_normal((20_000, 16))
+    fake = rng.standard_normal((3000, 16))
+    f = metrics.frechet_infinity(real=real, fake=fake)
+    at_n = frechet_distance(real, fake)
+    assert f.distances[-1] == pytest.approx(at_n, rel=1e-9) and f.sizes[-1] == 3000 and f.sizes[0] == 300
+    assert f.slope > 0 and len(f.sizes) == 15
+    others = [rng.standard_normal((1000, 16)) for _ in range(10)]
+    left = np.mean([metrics.frechet_infinity(real=real, fake=x, points=6).value for x in others])
+    assert abs(left) < 0.2 * np.mean([frechet_distance(real, x) for x in others])
+    assert f.interval.low < f.value < f.interval.high and "N differs" in f.notes[0]
+    assert f.label == "FD∞[D=16 | N=20000/300…3000 | 15 sizes]"
+    assert f == metrics.frechet_infinity(real=real, fake=fake)
+    shifted = metrics.frechet_infinity(real=real, fake=fake + 0.5)
+    assert shifted.value == pytest.approx(16 * 0.25, rel=0.05)
+    small = metrics.frechet_infinity(real=real[:300], fake=real[300:330], points=5)  # subsets below D, real above
+    assert small.dims == 16 and np.isfinite(small.value)
+    with pytest.raises(ShapeError, match="at least 20 are needed"):
+        metrics.frechet_infinity(real=real, fake=fake[:19])
+    with pytest.raises(ConfigError, match="at least 3 points"):
+        metrics.frechet_infinity(real=real, fake=fake, points=2)
 
 
 def test_float32_features_are_computed_in_float64():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tinygen.errors import ConfigError, NonFiniteError, ShapeError
-from tinygen.metrics import luma, ms_ssim, psnr, ssim
+from tinygen.errors import ConfigError, DtypeError, NonFiniteError, ShapeError
+from tinygen.metrics import luma, ms_ssim, ms_ssim_details, psnr, psnr_details, ssim, ssim_details, ssim_maps
 
 
 def pair(h, w, c):
@@ -142,3 +142,107 @@ def test_errors_say_what_arrived(call, error, text):
 def test_data_range_is_never_guessed():
     with pytest.raises(TypeError):
         ssim(np.zeros((12, 12)), np.zeros((12, 12)))  # type: ignore[call-arg]
+
+
+def test_details_name_their_convention():
+    x, y = (np.stack([z, np.roll(z, 5, 0), z[::-1]]) for z in pair(40, 44, 3))
+    p = psnr_details(x, y, data_range=255, crop=2, y_channel=True)
+    assert p.label == "PSNR[Y | crop 2 | L=255]" and p.n == 3
+    each = psnr(x, y, data_range=255, crop=2, y_channel=True, reduction="none")
+    assert np.array_equal(p.values, each) and p.value == pytest.approx(each.mean())
+    assert p.pooled == psnr(x, y, data_range=255, crop=2, y_channel=True, reduction="pooled") <= p.value
+    on_luma = psnr(luma(x, data_range=255)[:, 2:-2, 2:-2], luma(y, data_range=255)[:, 2:-2, 2:-2], data_range=255)
+    assert p.value == pytest.approx(on_luma, rel=1e-12)
+    assert p.interval.low <= p.value <= p.interval.high and str(p).startswith("PSNR[Y | crop 2 | L=255] = ")
+    s = ssim_details(x, y, data_range=255, family="torchmetrics")
+    assert s.label == "SSIM[torchmetrics | L=255]" and s.pooled is None
+    assert s.value == ssim(x, y, data_range=255, family="torchmetrics")
+    assert ssim_details(x, y, data_range=255, exponents=(1, 1, 0.5)).label == (
+        "SSIM[skimage-gaussian | l^1 c^1 s^0.5 | L=255]"
+    )
+    m = ms_ssim_details(x, y, data_range=255, scales=2)
+    assert m.label == "MS-SSIM-2[wang | L=255]" and m.value == ms_ssim(x, y, data_range=255, scales=2)
+    custom = ms_ssim_details(x, y, data_range=255, weights=(0.5, 0.5))
+    assert custom.label == "MS-SSIM-2[wang | weights 0.5 0.5 | L=255]"
+    one = psnr_details(x[0], y[0], data_range=255)
+    assert one.n == 1 and np.isnan(one.interval.low) and np.isnan(one.interval.standard_error)
+    same = psnr_details(x, x, data_range=255)
+    assert same.value == np.inf and np.isnan(same.interval.low)
+
+
+def test_weights_of_any_number_of_scales():
+    x, y = pair(353, 352, 1)
+    six = ms_ssim_details(x, y, data_range=255, weights=(0.1, 0.2, 0.2, 0.2, 0.2, 0.1))
+    assert six.label.startswith("MS-SSIM-6") and 0 < six.value < 1
+    wang = ms_ssim(x, y, data_range=255)
+    assert ms_ssim(x, y, data_range=255, weights=(0.0448, 0.2856, 0.3001, 0.2363, 0.1333)) == wang
+
+
+@pytest.mark.parametrize("family", SSIM)
+def test_maps_are_the_factors(family):
+    x, y = pair(30, 41, 3)
+    maps = ssim_maps(x, y, data_range=255, family=family)
+    product = maps.luminance * maps.contrast * maps.structure
+    assert product == pytest.approx(maps.ssim, abs=1e-14)
+    assert maps.ssim.mean() == pytest.approx(ssim(x, y, data_range=255, family=family), abs=1e-13)
+    side = 0 if family == "torchmetrics" else 10 if family == "skimage-gaussian" else 6
+    assert maps.ssim.shape == (1, 30 - side, 41 - side, 3)
+    for name in ("luminance", "contrast", "structure", "ssim"):
+        picture = maps.picture(name)
+        assert picture.dtype == np.uint8 and picture.shape == maps.ssim.shape
+    assert abs(maps.structure).max() <= 1 + 1e-12 and maps.contrast.max() <= 1 + 1e-12
+    same = ssim_maps(x, x, data_range=255, family=family)
+    assert (same.picture("ssim") == 255).all() and (same.picture("contrast") == 255).all()
+    opposite = ssim_maps(x, 255 - x, data_range=255, family=family).picture("structure")
+    assert np.median(opposite) < 10  # -1 is black, 0 mid-grey
+    with pytest.raises(ConfigError, match="unknown map 'hue'; there are luminance"):
+        maps.picture("hue")
+
+
+def test_one_pass_is_the_definition():
+    """The compiled loop against the maps, for both windows, all dtypes, one pixel of valid region and many."""
+    for shape in ((11, 11, 1), (12, 30, 3), (40, 11, 2)):
+        x, y = (z.astype(np.float64) for z in pair(*shape))
+        for family in ("skimage-gaussian", "skimage-uniform", "torchmetrics"):
+            for dtype, scale in ((np.uint8, 1), (np.float32, 1), (np.float64, 1 / 255), (np.uint16, 1)):
+                a, b = ((z * scale).astype(dtype) for z in (x, y))
+                peak = 255 * scale
+                maps = ssim_maps(a, b, data_range=peak, family=family)
+                assert ssim(a, b, data_range=peak, family=family) == pytest.approx(maps.ssim.mean(), abs=1e-13)
+    x, y = pair(20, 20, 1)
+    assert ssim(x, y / 255.0 * 255, data_range=255) == pytest.approx(ssim(x, y, data_range=255), abs=1e-13)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    assert ssim(frozen, y, data_range=255) == ssim(x, y, data_range=255)
+    assert ssim(x[::-1], y[::-1], data_range=255) == pytest.approx(ssim(x, y, data_range=255), abs=1e-13)
+
+
+@pytest.mark.parametrize(
+    "call, error, text",
+    [
+        (lambda x: psnr([x, x[:5]], [x, x], data_range=1), ShapeError, "the first image mixes arrays of several"),
+        (lambda x: psnr(x + 1j, x, data_range=1), DtypeError, "the first image has dtype complex128; real"),
+        (lambda x: psnr(x > 0.5, x, data_range=1), DtypeError, "the first image has dtype bool"),
+        (lambda x: ssim(x, np.where(x > 0.9, np.nan, x), data_range=1), NonFiniteError, "the second image has .* non-"),
+        (lambda x: psnr(x * 255, x * 255, data_range=1), ConfigError, "spans 25.*, more than data_range=1: give the"),
+        (lambda x: psnr(2 * x - 1, x, data_range=1), ConfigError, "the first image is float64 and spans"),
+        (lambda x: psnr(x, x, data_range=255), ConfigError, "data_range=255 would hide every error: use 1 for"),
+        (lambda x: psnr((x * 65535).astype(np.uint16), x * 65535, data_range=255), ConfigError, "uint16 and spans"),
+        (lambda x: psnr(x, x, data_range=float("nan")), ConfigError, "above 0; got nan"),
+        (lambda x: psnr(x, x, data_range=1, y_channel=True), ShapeError, "luma takes RGB"),
+        (lambda x: psnr(x[:0], x[:0], data_range=1), ShapeError, "not empty"),
+        (lambda x: ssim(x, x, data_range=1, crop=5), ShapeError, "sides of at least 11 px; got 10x10"),
+        (lambda x: ms_ssim(x, x, data_range=1, family="skimage"), ConfigError, "unknown MS-SSIM family 'skimage'"),
+        (lambda x: ms_ssim(x, x, data_range=1, weights=()), ConfigError, "one number from 0 on for each scale"),
+        (lambda x: ms_ssim(x, x, data_range=1, scales=2), ShapeError, "2 scales .* leave 10: use fewer"),
+    ],
+)
+def test_bad_pairs_get_a_sentence(call, error, text):
+    with pytest.raises(error, match=text):
+        call(np.random.default_rng(2).random((20, 20)))
+
+
+def test_a_little_overshoot_is_no_wrong_range():
+    x = np.random.default_rng(3).random((16, 16))
+    assert np.isfinite(psnr(x, x * 1.1 - 0.05, data_range=1))
+    assert psnr(np.zeros((16, 16)), np.ones((16, 16)), data_range=255) > 48  # whole numbers may be bytes

@@ -174,7 +174,7 @@ def test_score_digits(digits, samples, blocks):
     assert score["n"] == {"samples": samples, "samples_in_fd": blocks * n, "train": 899, "heldout": 898}
     for name, dims in (("randconv-v1", 32), ("pixels", 64)):
         f = score["fd"][name]
-        route = "symmetric" if n > dims else "nuclear"
+        route = "cholesky" if n > dims else "nuclear"
         assert f["label"] == f"FD[{name}/{dims} | native 8x8 | N={n}/{n} | ddof1 | {route}]"
         assert f["ratio"] == pytest.approx(f["value"] / f["floor"])
         assert 0.5 < f["ratio"] < 2.5 and f["blocks"] == blocks

@@ -6,12 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygen.errors import DtypeError, NonFiniteError, ShapeError
-from tinygen.kernels.threads import matmul, share
+
+from ._blas import blas_threads, product
 
 Array = npt.NDArray[np.float64]
 
 # rows of a distance matrix held at once; 2048 x 10,000 float64 is 160 MB
 ROWS = 2048
+CHUNK = 8192  # samples held at once in float64; 128 MB at 2048 features
 
 
 def as_array(x: npt.ArrayLike, name: str) -> np.ndarray:
@@ -123,19 +125,16 @@ def squared_distances(a: Array, b: Array) -> Array:
     """
     centre = b.mean(0)
     a, b = a - centre, b - centre
-    d = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * matmul(a, b.T)
+    d = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * product(a, b.T)
     return np.maximum(d, 0)
 
 
-def gram(x: Array) -> Array:
-    """xᵀx of x N,D, its rows shared among the threads; exactly symmetric."""
-    parts: dict[int, Array] = {}
-
-    def part(i: int, j: int) -> None:
-        parts[i] = x[i:j].T @ x[i:j]
-
-    share(len(x), part, least=max(256, x.shape[1] // 4))
-    total = parts.pop(0) if parts else np.zeros((x.shape[1], x.shape[1]))
-    for i in sorted(parts):
-        total += parts[i]
+def gram(x: np.ndarray, centre: Array | float = 0.0) -> Array:
+    """(x - c)ᵀ(x - c) of x N,D in float64; exactly symmetric."""
+    total = np.zeros((x.shape[1], x.shape[1]))
+    with blas_threads(x.shape[1]):
+        for i in range(0, len(x), CHUNK):
+            rows = x[i : i + CHUNK].astype(np.float64)
+            rows -= centre
+            total = rows.T @ rows if i == 0 else total + rows.T @ rows
     return total

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from tinygen.errors import ShapeError
-from tinygen.kernels.threads import matmul, share
+from tinygen.kernels.threads import share
 
 from ._arrays import Array
+from ._blas import product
 
 TILE = 1024  # rows and columns of a tile of products: 4 MB in float32
 SPARE = 4  # neighbours kept beyond k, so that the k-th is certain
@@ -90,7 +91,7 @@ def _settle(queries: Array, others: Array, rows: np.ndarray, same: bool, found: 
     a, b = queries[rows] - centre, others - centre
     square_a, square_b = (a * a).sum(1), (b * b).sum(1)
     tau = (centre.size / 2 + 8) * 2.0**-53 * (np.sqrt(square_a)[:, None] + np.sqrt(square_b)) ** 2
-    d = square_a[:, None] + square_b - 2 * matmul(a, np.ascontiguousarray(b.T))
+    d = square_a[:, None] + square_b - 2 * product(a, b.T)
     if same:
         d[np.arange(len(rows)), rows] = np.inf
     limit = np.partition(d + tau, k - 1, axis=1)[:, k - 1 : k]

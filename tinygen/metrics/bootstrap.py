@@ -56,13 +56,12 @@ def bootstrap_interval(
         v = np.asarray(part, dtype=np.float64)
         if v.ndim != 1 or not v.size:
             raise ShapeError(f"influences are one number per sample; got shape {v.shape}.")
-        total += _means(v - v.mean(), resamples, rng) if v.size > 1 else np.nan
+        # an infinite score (the PSNR of equal images) has no finite deviation: NaN, and no warning
+        with np.errstate(invalid="ignore"):
+            total += _means(v - v.mean(), resamples, rng) if v.size > 1 else np.nan
     tail = (1 - level) / 2
-    # an infinite score (the PSNR of equal images) has no finite deviation: NaN, and no warning
-    with np.errstate(invalid="ignore"):
-        low, high = value + np.quantile(total, (tail, 1 - tail)) if np.isfinite(total).all() else (np.nan, np.nan)
-        error = float(total.std(ddof=1))
-    return Interval(float(low), float(high), error, level, resamples, seed)
+    low, high = value + np.quantile(total, (tail, 1 - tail)) if np.isfinite(total).all() else (np.nan, np.nan)
+    return Interval(float(low), float(high), float(total.std(ddof=1)), level, resamples, seed)
 
 
 def _means(v: Array, resamples: int, rng: np.random.Generator) -> Array:

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygen.errors import ConfigError, ShapeError
-from tinygen.kernels.threads import matmul
 
 from ._arrays import Array, count_note, feature_pair
-from ._blas import blas_threads
+from ._blas import blas_threads, product
 from .bootstrap import RESAMPLES, Interval
-from .frechet import root
+from .frechet import cholesky
 from .statistics import FeatureStatistics
 
 
@@ -57,7 +56,8 @@ def frechet_infinity(
     rng = np.random.default_rng(seed)
     moments = FeatureStatistics(r.shape[1]).add(r)
     mean, covariance = moments.mean, moments.covariance()
-    a, trace = root(covariance, len(r)), float(np.trace(covariance))
+    a, order = cholesky(covariance, len(r))
+    a, trace = a if order is None else a[np.argsort(order)], float(np.trace(covariance))
     distances = np.array([_distance(mean, a, trace, f[rng.permutation(len(f))[:n]]) for n in sizes])
     design = np.stack([np.ones(len(sizes)), 1 / sizes], 1)
     (value, slope), *_ = np.linalg.lstsq(design, distances, rcond=None)
@@ -81,7 +81,7 @@ def _distance(mean: Array, a: Array, trace: float, fake: Array) -> float:
     if len(y) > y.shape[1]:
         with blas_threads(y.shape[1]):
             y = np.linalg.qr(y, mode="r")
-    g = matmul(y, a)
+    g = product(y, a)
     with blas_threads(min(g.shape)):
         cross = np.linalg.svd(g, compute_uv=False).sum()
     return float(delta @ delta + trace + (y * y).sum() - 2 * cross)

@@ -17,10 +17,12 @@ from tinygen.errors import ConfigError, ShapeError
 from tinygen.kernels.threads import share
 
 from ._arrays import Array, count_note, feature_pair
+from ._blas import blas_threads
 from .bootstrap import RESAMPLES, Interval, bootstrap_interval
 
-TILE = 512  # pairs of a tile: TILE², 2 MB
-Kernel = Callable[[Array, Array, Array, int], Array]  # inner products, |x|², |y|², D -> k - a constant
+TILE, WIDE = 512, 8192  # rows and, at least as many, columns of inner products held at once: 32 MB
+STRIP = 16  # rows of those that a thread turns into k at once
+Kernel = Callable[[Array, Array, Array, int], None]  # inner products, |x|², |y|², D: k, or k - 1, in their place
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,9 @@ def cmmd_details(
         r, f = (_unit(x, name) for x, name in ((r, "real"), (f, "fake")))
     n, m = len(r), len(f)
 
-    def gaussian(products: Array, xx: Array, yy: Array, dims: int) -> Array:
+    def gaussian(products: Array, xx: Array, yy: Array, dims: int) -> None:
         # k - 1: the ones cancel in the difference, and would take four digits with them
-        return np.expm1(np.minimum(2 * products - xx[:, None] - yy, 0) / (2 * sigma**2))
+        np.expm1(np.minimum(2 * products - xx[:, None] - yy, 0) / (2 * sigma**2), out=products)
 
     xx, yy, xy = _all_sums(r, f, gaussian, np.zeros((0, n)), np.zeros((0, m)))
     value = 1000 * (xx.rows.sum() / n**2 + yy.rows.sum() / m**2 - 2 * xy.rows.sum() / (n * m))
@@ -158,12 +160,10 @@ def _unbiased(xx: _Sums, yy: _Sums, xy: _Sums) -> tuple[float, tuple[Array, Arra
     return value, (2 * (xx.rows / (n - 1) - xy.rows / m), 2 * (yy.rows / (m - 1) - xy.columns / n))
 
 
-def _cubic(products: Array, xx: Array, yy: Array, dims: int) -> Array:
+def _cubic(products: Array, xx: Array, yy: Array, dims: int) -> None:
     products /= dims
     products += 1
-    square = products * products
-    square *= products
-    return square
+    products *= products * products
 
 
 def _all_sums(x: Array, y: Array, kernel: Kernel, zx: Array, zy: Array) -> tuple[_Sums, _Sums, _Sums]:
@@ -172,30 +172,37 @@ def _all_sums(x: Array, y: Array, kernel: Kernel, zx: Array, zy: Array) -> tuple
 
 
 def _sums(x: Array, y: Array, kernel: Kernel, zx: Array, zy: Array, same: bool) -> _Sums:
-    starts = [(i, j) for i in range(0, len(x), TILE) for j in range(i if same else 0, len(y), TILE)]
     lengths = (x * x).sum(1), (y * y).sum(1)
-    parts: dict[int, _Sums] = {}
+    total = _Sums(np.zeros(len(x)), np.zeros(len(y)), np.zeros(len(zx)))
+    for i in range(0, len(x), TILE):
+        for j in range(i if same else 0, len(y), WIDE):
+            a, b = slice(i, i + TILE), slice(j, j + WIDE)
+            with blas_threads(x.shape[1]):
+                k = x[a] @ y[b].T
+            columns: dict[int, Array] = {}
 
-    def part(first: int, last: int) -> None:
-        total = parts[first] = _Sums(np.zeros(len(x)), np.zeros(len(y)), np.zeros(len(zx)))
-        for i, j in starts[first:last]:
-            a, b = slice(i, i + TILE), slice(j, j + TILE)
-            k = kernel(x[a] @ y[b].T, lengths[0][a], lengths[1][b], x.shape[1])
-            if same and i == j:
-                np.fill_diagonal(k, 0)
-            total.rows[a] += k.sum(1)
-            chosen = ((zx[:, a] @ k) * zy[:, b]).sum(1)
+            def part(first: int, last: int, k=k, i=i, a=a, b=b, columns=columns) -> None:
+                # a few rows at a time, which stay in cache
+                for r in range(first, last, STRIP):
+                    strip = k[r : min(r + STRIP, last)]
+                    kernel(strip, lengths[0][i + r : i + r + len(strip)], lengths[1][b], x.shape[1])
+                    total.rows[i + r : i + r + len(strip)] += strip.sum(1)
+                    columns[first] = columns.get(first, 0) + strip.sum(0)
+
+            share(len(k), part, least=STRIP)
+            down = np.sum([columns[first] for first in sorted(columns)], axis=0)
+            weight = np.ones(k.shape[1])
             if not same:
-                total.columns[b] += k.sum(0)
-            elif i != j:  # its mirror image
-                total.rows[b] += k.sum(0)
-                chosen *= 2
-            total.subsets += chosen
-
-    share(len(starts), part)
-    total = parts.pop(0)
-    for first in sorted(parts):
-        total.rows += parts[first].rows
-        total.columns += parts[first].columns
-        total.subsets += parts[first].subsets
+                total.columns[b] += down
+            else:
+                square = min(len(k), k.shape[1]) if j == i else 0
+                diagonal = k[:, :square].diagonal().copy()
+                np.fill_diagonal(k[:, :square], 0)
+                total.rows[i : i + square] -= diagonal
+                # beyond the square on the diagonal, each pair stands for its mirror image too
+                total.rows[j + square : j + k.shape[1]] += down[square:]
+                weight[square:] = 2
+            if len(zx):
+                with blas_threads(x.shape[1]):
+                    total.subsets += ((zx[:, a] @ k) * zy[:, b]) @ weight
     return total

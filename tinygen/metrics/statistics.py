@@ -11,8 +11,6 @@ from tinygen.errors import ConfigError, DataError, ShapeError
 
 from ._arrays import Array, as_features, gram, numeric_features
 
-BATCH = 4096  # samples converted to float64 at once
-
 
 class FeatureStatistics:
     """Count, mean and scatter of features N,D that arrive in batches; float64 whatever arrives.
@@ -57,7 +55,7 @@ class FeatureStatistics:
         self._require_dims(other.dims)
         require_same_label(self.label, other.label)
         self.label = self.label or other.label
-        self._merge(other.n, other.mean, other.scatter)
+        self._merge(other.n, other.mean.copy(), other.scatter if self.n else other.scatter.copy())
         return self
 
     def covariance(self) -> Array:
@@ -80,7 +78,7 @@ class FeatureStatistics:
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = {k: file[k] for k in ("mu", "sigma", "n", "label") if k in file.files}
-        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} cannot be read as feature statistics (.npz with mu and sigma): {error}.") from None
         if not {"mu", "sigma"} <= set(found):
             raise DataError(f"{path} holds no mu and sigma; give an .npz that FeatureStatistics.save wrote.")
@@ -96,20 +94,21 @@ class FeatureStatistics:
 
     def _take(self, x: np.ndarray) -> "FeatureStatistics":
         self._require_dims(x.shape[1])
-        for i in range(0, len(x), BATCH):
-            batch = x[i : i + BATCH].astype(np.float64)
-            mean = batch.mean(0)
-            batch -= mean
-            self._merge(len(batch), mean, gram(batch))
+        if len(x):
+            mean = x.mean(0, dtype=np.float64)
+            self._merge(len(x), mean, gram(x, mean))
         return self
 
     def _merge(self, n: int, mean: Array, scatter: Array) -> None:
+        """`scatter` is taken over, not copied."""
         total = self.n + n
-        if n == 0:
-            return
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (n / total)
-        self.scatter = self.scatter + scatter + np.outer(delta, delta) * (self.n * n / total)
+        if self.n == 0:
+            self.mean, self.scatter = mean, scatter
+        elif n:
+            delta = mean - self.mean
+            self.mean = self.mean + delta * (n / total)
+            self.scatter += scatter
+            self.scatter += np.outer(delta * (self.n * n / total), delta)
         self.n = total
 
     def _require_dims(self, dims: int) -> None:

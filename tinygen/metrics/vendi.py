@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tinygen.errors import ShapeError
-from tinygen.kernels.threads import matmul
 
 from ._arrays import as_features, gram, require_count
-from ._blas import blas_threads
+from ._blas import blas_threads, product
 from .bootstrap import RESAMPLES, Interval, bootstrap_interval
 
 
@@ -58,5 +57,5 @@ def _vendi(features: npt.ArrayLike, interval: bool):
     if not interval:
         return value, None, x.shape
     # the first variation of -tr ρ ln ρ is -xᵀ ln(ρ) x, and Xᵀv / √(nλ) are ρ's eigenvectors
-    projected = matmul(x, v[:, keep]) ** 2 if tall else n * lam[keep] * v[:, keep] ** 2
+    projected = product(x, v[:, keep]) ** 2 if tall else n * lam[keep] * v[:, keep] ** 2
     return value, value * -(projected @ log), x.shape
