@@ -250,6 +250,20 @@ def test_threads_of_python_do_not_share_scratch():
             assert all(np.array_equal(got[form], want[form]) for form in want)
 
 
+@pytest.mark.parametrize("F", [3, 8])
+def test_no_columns_are_laid_out(F):
+    """49 taps: columns would take 49 times the memory of the image. (Inside of compiled pieces: at most CHUNK, not seen.)"""
+    import tracemalloc
+
+    x, w, g, geo = operands((1, 200, 100, 16), (7, 7, F), (1, 1), ((3, 3), (3, 3)), (1, 1), 1)
+    by_kernel(x, w, g, geo)
+    tracemalloc.start()
+    by_kernel(x, w, g, geo)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * x.nbytes
+
+
 def test_other_arrays_are_refused_by_name():
     x, w, _, geo = operands(*CASES["3x3 same"])
     with pytest.raises(TypeError, match="float64 and float32.*both float32 or both float64"):
