@@ -252,7 +252,7 @@ def test_threads_of_python_do_not_share_scratch():
 
 @pytest.mark.parametrize("F", [3, 8])
 def test_no_columns_are_laid_out(F):
-    """49 taps: columns would take 49 times the memory of the image. (Inside of compiled pieces: at most CHUNK, not seen.)"""
+    """49 taps: columns would take 49 times the memory of the image. (Compiled pieces hold at most CHUNK, unseen.)"""
     import tracemalloc
 
     x, w, g, geo = operands((1, 200, 100, 16), (7, 7, F), (1, 1), ((3, 3), (3, 3)), (1, 1), 1)
