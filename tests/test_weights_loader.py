@@ -215,6 +215,7 @@ def test_code_in_the_pickle_does_not_run(write, tmp_path, protocol, container):
     ("a name of torch's", name("torch.load"), "asks for torch.load"),
     ("a name of another module", name("numpy.core.multiarray._reconstruct"), "asks for numpy"),
     ("getattr", name("builtins.getattr"), "asks for builtins.getattr"),
+    ("what a terminal would obey", b"cos\n\x1b[2J\n", "should be a name and is none"),
     ("INST", b"(ios\nsystem\n", "the instruction INST"),
     ("OBJ", b"(" + name("collections.OrderedDict") + b"o", "the instruction OBJ"),
     ("NEWOBJ", name("collections.OrderedDict") + b")\x81", "the instruction NEWOBJ"),
@@ -334,7 +335,7 @@ def archive(*names):
     ("no pickle", lambda: archive("arr_0.npy"), "with 0 entries data.pkl"),
     ("TorchScript", lambda: archive("w/data.pkl", "w/constants.pkl", "w/code/x.py"), "is a TorchScript archive"),
     ("big-endian", lambda: zipped(AB, byteorder=b"big"), "byte order 'big'"),
-    ("a missing storage", lambda: zipped(AB, **{"data/1": None}), "lacks the storage data/1"),
+    ("a missing storage", lambda: zipped(AB, **{"data/1": None}), "lacks the storage '1'"),
     ("a short storage", lambda: zipped(AB, **{"data/1": b"1234"}), "has 16 bytes, and it has 4"),
     ("the first half", lambda: PLAIN["zip"][: len(PLAIN["zip"]) // 2], "no readable list of entries"),
     ("no directory", lambda: PLAIN["zip"][:-40], "no readable list of entries"),
@@ -344,11 +345,11 @@ def test_hostile_archives(write, what, make, word):
 
 
 @pytest.mark.parametrize("data, word", [
-    (legacy(AB)[:-1], "breaks off inside its storage 1"),
-    (legacy(AB)[:200], "a name without an end"),
+    (legacy(AB)[:-1], "breaks off inside its storage '1'"),
+    (legacy(AB)[:200], "should be a name and is none"),
     (legacy(AB)[: legacy(AB).index(b"cpu") + 1], "breaks off inside its pickle"),
     (legacy(AB) + b"x", "1 bytes after its last storage"),
-    (legacy(AB, keys=("0",)), "lacks the storage 1"),
+    (legacy(AB, keys=("0",)), "lacks the storage '1'"),
     (legacy(AB, keys=("0", "1", "2")), "a storage '2' that no tensor is in"),
     (legacy(AB, keys=("0", "0", "1")), "no list of storages"),
     (legacy(AB, data=(A, B[:1])), "has 2 elements, and it has 1"),

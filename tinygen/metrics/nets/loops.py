@@ -1,4 +1,4 @@
-"""The passes over feature maps between the convolutions, compiled; layers.py says when they run.
+"""The passes over feature maps between the convolutions and after them, compiled.
 
 Flat loops over rows of pixels, channels innermost, shared among the threads by rows of the result.
 """
@@ -49,6 +49,29 @@ def _pool(x, y, size, stride, top, left, mean, first, last):
                 weight = np.float32(1) / np.float32((h1 - h0) * (w1 - w0))
                 for c in range(C):
                     to[c] *= weight
+
+
+@njit(**_FLAGS, fastmath={"reassoc", "contract"})  # so that sums over the channels use vectors
+def _distances(a, b, w, eps, d, first, last):
+    for r in range(first, last):
+        x, y = a[r], b[r]
+        xx, yy, s = np.float32(0), np.float32(0), np.float32(0)
+        for c in range(w.size):
+            xx += x[c] * x[c]
+            yy += y[c] * y[c]
+        xx, yy = np.float32(1) / (np.sqrt(xx) + eps), np.float32(1) / (np.sqrt(yy) + eps)
+        for c in range(w.size):
+            z = x[c] * xx - y[c] * yy
+            s += w[c] * z * z
+        d[r] = s
+
+
+def distances(a: np.ndarray, b: np.ndarray, w: np.ndarray, eps: float) -> np.ndarray:
+    """Σ_c w_c (a_c / (‖a‖ + eps) − b_c / (‖b‖ + eps))² of each pixel: a, b contiguous float32 N,h,w,C -> N,h,w."""
+    d = np.empty(a.shape[:-1], np.float32)
+    rows = a.reshape(-1, w.size), b.reshape(-1, w.size), w, np.float32(eps), d.reshape(-1)
+    share(d.size, lambda i, j: _distances(*rows, i, j), least=grain(d.size, 4 * a.size))
+    return d
 
 
 def bias_relu(y: np.ndarray, b: np.ndarray) -> None:

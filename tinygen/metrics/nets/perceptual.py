@@ -77,15 +77,18 @@ class LPIPS:
         return np.concatenate(out) if out else np.zeros((0, *a.shape[1:3]) if spatial else 0)
 
     def _pairs(self, a: np.ndarray, b: np.ndarray, spatial: bool) -> np.ndarray:
+        from . import loops  # here: Numba is loaded by the first call, not by import
+
         n, size = len(a), a.shape[1:3]
+        x = np.concatenate([a, b])
+        rows = x.reshape(2 * n * size[0], -1)  # N·H, W·3: NumPy's loops are as long as the last axis
+        rows -= np.tile(SHIFT, size[1])
+        rows /= np.tile(SCALE, size[1])
         with no_grad():
-            taps = self.trunk(Tensor((np.concatenate([a, b]) - SHIFT) / SCALE))
+            taps = self.trunk(Tensor(x))
         total = np.zeros((n, *size) if spatial else n)
         for tap, head in zip(taps, self.heads):
-            u = tap.data / (np.sqrt(np.einsum("nhwc,nhwc->nhw", tap.data, tap.data)) + np.float32(EPS))[..., None]
-            d = u[:n] - u[n:]
-            d *= d
-            m = d @ head  # N,h,w
+            m = loops.distances(tap.data[:n], tap.data[n:], head, EPS)  # N,h,w
             total += bilinear(m[..., None], size)[..., 0] if spatial else m.mean((1, 2), dtype=np.float64)
         return total
 

@@ -119,9 +119,10 @@ class Machine:
 
     def _line(self) -> str:
         end = bytes(self.data[self.at : self.at + 256]).find(b"\n")
-        if end < 0:
-            raise _NonsenseError("a name without an end")
-        return bytes(self._take(end + 1))[:-1].decode("ascii")
+        line = bytes(self._take(max(end, 0) + 1))[:-1].decode("ascii")
+        if not line.replace(".", "_").isidentifier():  # it may come to stand in a sentence on a terminal
+            raise _NonsenseError("what should be a name and is none")
+        return line
 
     def _step(self, code: bytes, stack: list, marks: list[int], memo: dict[int, Any]) -> None:
         def marked() -> list:

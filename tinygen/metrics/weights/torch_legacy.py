@@ -33,7 +33,7 @@ def read(path: Path, data: memoryview) -> dict[str, np.ndarray]:
         raise DataError(f"{path} has no list of storages after its tensors; {DAMAGED}.")
     missing = set(machine.storages) - set(keys)
     if missing:
-        raise DataError(f"{path} lacks the storage {min(missing)[:40]} that its tensors are in; {DAMAGED}.")
+        raise DataError(f"{path} lacks the storage {min(missing)[:40]!r} that its tensors are in; {DAMAGED}.")
     at, raw = machine.at, {}
     for key in keys:
         storage = machine.storages.get(key)
@@ -41,10 +41,10 @@ def read(path: Path, data: memoryview) -> dict[str, np.ndarray]:
             raise DataError(f"{path} lists a storage {key[:40]!r} that no tensor is in, of unknown type; {DAMAGED}.")
         numel = int.from_bytes(data[at : at + 8], "little", signed=True)
         if numel != storage.numel:
-            raise DataError(f"{path} says that its storage {key[:40]} has {storage.numel:,} elements, and it has "
+            raise DataError(f"{path} says that its storage {key[:40]!r} has {storage.numel:,} elements, and it has "
                             f"{numel:,}; {DAMAGED}.")
         if at + 8 + storage.nbytes > len(data):
-            raise DataError(f"{path} breaks off inside its storage {key[:40]}, at byte {len(data):,}; {DAMAGED}.")
+            raise DataError(f"{path} breaks off inside its storage {key[:40]!r}, at byte {len(data):,}; {DAMAGED}.")
         raw[key] = np.frombuffer(data[at + 8 : at + 8 + storage.nbytes], np.uint8)
         at += 8 + storage.nbytes
     if at != len(data):

@@ -48,10 +48,10 @@ def read(path: Path, data: bytes) -> dict[str, np.ndarray]:
     def raw(storage: Storage) -> np.ndarray:
         entry = entries.get(f"{root}data/{storage.key}")
         if entry is None:
-            raise DataError(f"{path} lacks the storage data/{storage.key[:40]} that its tensors are in; {DAMAGED}.")
+            raise DataError(f"{path} lacks the storage {storage.key[:40]!r} that its tensors are in; {DAMAGED}.")
         if len(entry) != storage.nbytes:
-            raise DataError(f"{path} says that its storage {storage.key[:40]} has {storage.nbytes:,} bytes, and it has "
-                            f"{len(entry):,}; {DAMAGED}.")
+            raise DataError(f"{path} says that its storage {storage.key[:40]!r} has {storage.nbytes:,} bytes, and it "
+                            f"has {len(entry):,}; {DAMAGED}.")
         return np.frombuffer(entry, np.uint8)
 
     return arrays(path, found, raw)
