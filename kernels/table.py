@@ -23,15 +23,40 @@ PIECE = 8192  # numbers of a piece of an update, some 10 µs
 Columns = list[list[np.ndarray]]
 
 
-def grouped(kernel: str, p, g, *state) -> list[Columns]:
-    """The arrays as columns [p, g, *state] of lists, once for each dtype among the parameters. An argument is an array,
-    a list of them, or None; p stands in for what is None. Raises ValueError or TypeError for arrays that do not fit."""
+class Table:
+    """The arrays of one update: `addresses`, a row [p, g, *state] for each parameter, p standing in for what is None;
+    `starts`, where each parameter begins in the long row, and where the last ends; `like`, an empty array of their
+    dtype; `arrays`, the columns themselves, so that they live as long as their addresses."""
+
+    def __init__(self, columns: Columns):
+        self.arrays = columns
+        self.addresses = np.array([[_address(a) for a in column] for column in columns], np.int64).T.copy()
+        self.starts = np.zeros(len(columns[0]) + 1, np.int64)
+        np.cumsum([a.size for a in columns[0]], out=self.starts[1:])
+        self.like = np.empty(0, columns[0][0].dtype)
+
+
+def _address(a: np.ndarray) -> int:
+    return a.__array_interface__["data"][0]
+
+
+def tables(kernel: str, memo: dict | None, p, g, *state) -> list[Table]:
+    """A Table for each dtype among the parameters. An argument is an array, a list of them, or None.
+
+    memo: a dict of the caller's in which the tables are kept, so that while p and the state are the same arrays as the
+    last time only the gradients are looked at. Raises ValueError or TypeError for arrays that do not fit.
+    """
     columns = [[a] if isinstance(p, np.ndarray) else [None] * len(p) if a is None else list(a) for a in (p, g, *state)]
-    groups: dict[np.dtype, Columns] = {}  # rows, first
-    for q, slope, *others in zip(*columns, strict=True):
+    fixed = [columns[0], *columns[2:]]
+    grads = [_gradient(kernel, q, slope) for q, slope in zip(columns[0], columns[1], strict=True)]
+    if memo and all(a is b for new, old in zip(fixed, memo["arrays"], strict=True) for a, b in zip(new, old)):
+        for found, members in zip(memo["tables"], memo["members"]):
+            found.arrays[1] = [grads[k] for k in members]
+            found.addresses[:, 1] = [_address(a) for a in found.arrays[1]]
+        return memo["tables"]
+    groups: dict[np.dtype, list[int]] = {}
+    for k, (q, *others) in enumerate(zip(*fixed, strict=True)):
         shape, dtype = q.shape, q.dtype
-        if slope.shape != shape or slope.dtype != dtype:
-            raise ValueError(f"{kernel} got a gradient {slope.shape} {slope.dtype} for a parameter {shape} {dtype}.")
         if dtype.char not in "fd":
             raise TypeError(f"{kernel} updates float32 or float64 parameters, not {dtype}.")
         for a in (q, *others):
@@ -40,19 +65,19 @@ def grouped(kernel: str, p, g, *state) -> list[Columns]:
                     f"{kernel} updates in place: parameter and state must be writeable C-contiguous arrays of one "
                     f"shape and dtype, but the parameter is {shape} {dtype} and one is {a.shape} {a.dtype}, "
                     f"writeable={a.flags.writeable}, contiguous={a.flags.c_contiguous}.")
-        if not slope.flags.c_contiguous:
-            slope = np.array(slope, order="C")
-        groups.setdefault(dtype, []).append([q, slope, *[q if a is None else a for a in others]])
-    return [[list(column) for column in zip(*rows)] for rows in groups.values()]
+        groups.setdefault(dtype, []).append(k)
+    full = [columns[0], grads, *([q if a is None else a for q, a in zip(columns[0], c)] for c in columns[2:])]
+    made = [Table([[column[k] for k in members] for column in full]) for members in groups.values()]
+    if memo is not None:
+        memo.update(arrays=fixed, tables=made, members=list(groups.values()))
+    return made
 
 
-def table(columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(addresses, a row for each parameter; where each begins in the long row, and where the last ends; an empty array
-    of their dtype). The caller keeps the arrays alive."""
-    addresses = np.array([[a.__array_interface__["data"][0] for a in column] for column in columns], np.int64)
-    starts = np.zeros(len(columns[0]) + 1, np.int64)
-    np.cumsum([a.size for a in columns[0]], out=starts[1:])
-    return np.ascontiguousarray(addresses.T), starts, np.empty(0, columns[0][0].dtype)
+def _gradient(kernel: str, p: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """g, contiguous. Raises ValueError if it is not p's."""
+    if g.shape != p.shape or g.dtype != p.dtype:
+        raise ValueError(f"{kernel} got a gradient {g.shape} {g.dtype} for a parameter {p.shape} {p.dtype}.")
+    return g if g.flags.c_contiguous else np.array(g, order="C")
 
 
 @intrinsic
@@ -99,11 +124,11 @@ def squares(arrays: Sequence[np.ndarray]) -> np.ndarray:
         if not these:
             continue
         kept = [np.ascontiguousarray(arrays[k]) for k in these]
-        addresses, _, like = table([kept])
+        like, addresses = np.empty(0, dtype), np.array([_address(a) for a in kept], np.int64)
         sizes = np.array([a.size for a in kept], np.int64)
         starts = np.zeros(len(kept) + 1, np.int64)
         np.cumsum(-(-sizes // _BLOCK), out=starts[1:])
         sums = np.empty(starts[-1])
-        run(_squares_all, len(sums), addresses[:, 0].copy(), sizes, starts, like, sums)
+        run(_squares_all, len(sums), addresses, sizes, starts, like, sums)
         found[these] = np.add.reduceat(sums, starts[:-1])
     return found

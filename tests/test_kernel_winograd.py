@@ -85,7 +85,7 @@ def test_the_usual_matrices_of_lavin_and_gray():
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_definition(name, impl):
     arrays = operands(*CASES[name])
-    for got, want, columns in zip(by(impl, *arrays), by("direct", *arrays), by("im2col", *arrays)):
+    for got, want, columns in zip(by(impl, *arrays), by("direct", *arrays), by("gemm", *arrays)):
         assert got.shape == want.shape and got.dtype == np.float64 and got.flags.c_contiguous
         scale = np.abs(want).max(initial=1.0)
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-13 * scale)
@@ -101,7 +101,7 @@ BUDGET = {"winograd2": 8e-7, "winograd4": 2e-6}
 def test_single_precision_stays_within_the_budget(case, impl):
     """README.md: root mean square error relative to that of the result, and every number within twelve times that."""
     x, w, g, geo = operands(*case, dtype=np.float32)
-    exact = by("im2col", *(a.astype(np.float64) for a in (x, w, g)), geo)
+    exact = by("gemm", *(a.astype(np.float64) for a in (x, w, g)), geo)
     for got, want in zip(by(impl, x, w, g, geo), exact):
         assert got.dtype == np.float32
         assert rms(got - want) <= BUDGET[impl] * rms(want)
@@ -123,12 +123,13 @@ def test_the_three_forms_are_one_number(name, impl):
 @pytest.mark.parametrize("case", [(3, 30, 33, 20, 40, SAME), (2, 8, 8, 50, 130, SAME)], ids=["tiles", "channels"])
 def test_threads_and_blocks_change_nothing(case, impl, monkeypatch):
     """Parts of tiles and parts of channels, several blocks each: right, and the same bits every time."""
-    monkeypatch.setattr(winograd, "WORTH", 1)
+    monkeypatch.setattr(winograd, "WORTH_A_PIECE", 1)
     arrays = operands(*case)
     single = *(a.astype(np.float32) for a in arrays[:3]), arrays[3]
-    want = by("im2col", *arrays)
+    want = by("gemm", *arrays)
     for block in (8, 64):
         monkeypatch.setattr(winograd, "BLOCK", block)
+        winograd._plan.cache_clear()
         for count in (1, 2, 3):
             monkeypatch.setattr(threads, "_count", count)
             for got, expected in zip(by(impl, *arrays), want):
@@ -136,6 +137,7 @@ def test_threads_and_blocks_change_nothing(case, impl, monkeypatch):
             first = by(impl, *single)
             for _ in range(3):
                 assert all(np.array_equal(a, b) for a, b in zip(first, by(impl, *single)))
+    winograd._plan.cache_clear()
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -178,18 +180,18 @@ def test_the_rule_takes_what_pays_and_refuses_what_does_not_fit():
     usual = dict(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), groups=1)
     assert choose(None, **usual, images=16, size=(16, 16), C=64, F=64) == "winograd4"
     assert choose(None, **usual, images=64, size=(2, 2), C=128, F=128) == "winograd2"
-    assert choose(None, **usual, images=16, size=(32, 32), C=64, F=3) == "im2col"
-    assert choose(None, **usual, images=1, size=(4, 4), C=16, F=16) == "im2col"
+    assert choose(None, **usual, images=16, size=(32, 32), C=64, F=3) == "gemm"
+    assert choose(None, **usual, images=1, size=(4, 4), C=16, F=16) == "gemm"
     assert choose("direct", **usual, images=1, size=(4, 4), C=16, F=16) == "direct"
     for odd in (dict(kernel=(5, 5)), dict(stride=(2, 1)), dict(dilation=(2, 2)), dict(groups=2)):
-        assert choose(None, **usual | odd, images=16, size=(16, 16), C=64, F=64) == "im2col"
+        assert choose(None, **usual | odd, images=16, size=(16, 16), C=64, F=64) == "gemm"
         with pytest.raises(ValueError, match="winograd4.*3×3 kernel, stride 1, dilation 1 and one group"):
             choose("winograd4", **usual | odd, images=16, size=(16, 16), C=64, F=64)
-    with pytest.raises(ValueError, match="knows impl 'direct', 'im2col'.*'fft'"):
+    with pytest.raises(ValueError, match="knows impl 'direct', 'gemm'.*'fft'"):
         choose("fft", **usual, images=16, size=(16, 16), C=64, F=64)
 
 
-@pytest.mark.parametrize("impl", ["winograd4", "winograd2", "direct", "im2col"])
+@pytest.mark.parametrize("impl", ["winograd4", "winograd2", "direct", "gemm"])
 def test_as_an_operation_with_gradients_of_order_one_and_two(impl):
     rng = np.random.default_rng(5)
     x, w, b = rng.standard_normal((1, 5, 4, 2)), rng.standard_normal((3, 3, 2, 3)), rng.standard_normal(3)

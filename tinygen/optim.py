@@ -113,6 +113,7 @@ class Optimizer:
         tracked = {} if ema is None else ema.tensors()
         self._averaged = {k for k, p in self.params.items() if tracked.get(k) is p}  # by the update's own pass
         xp = backend.array_module([p.data for p in params.values()])
+        self._memo: dict = {}  # the kernels', of the arrays of the last step
         self.moments = {slot: {k: xp.zeros(p.shape, p.dtype) for k, p in self.params.items()} for slot in self.slots}
 
     def step(self, grads: dict[str, Tensor]) -> None:
@@ -144,14 +145,14 @@ class Optimizer:
         average = None if self.ema is None else [self.ema.shadow[k] if k in self._averaged else None for k in names]
         self._update([p.data for p in self.params.values()], [grads[k].data for k in names],
                      {slot: list(group.values()) for slot, group in self.moments.items()},
-                     lr=lr, scale=scale, ema=average, ema_decay=decay)
+                     lr=lr, scale=scale, ema=average, ema_decay=decay, memo=self._memo)
         for p in self.params.values():
             p.touch()
         if self.ema is not None:
             self.ema.follow(decay, done=self._averaged)
 
     def _update(self, p: list, g: list, moments: dict[str, list], *, lr: float, scale: float, ema: list | None,
-                ema_decay: float) -> None:
+                ema_decay: float, memo: dict) -> None:
         """Update the arrays p in place, in the order of `params`."""
         raise NotImplementedError
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.table import PIECE, at, grouped, table
+from tinygen.kernels.table import PIECE, at, tables
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run
@@ -64,14 +64,14 @@ def _all(team, pieces, n, *args):
     divide(team, pieces, n, _pieces(args))
 
 
-def step(p, g, m, v, ema, lr, beta1, beta2, eps, weight_decay, decoupled, t, scale, ema_decay):
+def step(p, g, m, v, ema, lr, beta1, beta2, eps, weight_decay, decoupled, steps, scale, ema_decay, memo=None):
     """See the package's step. Where there is no EMA the parameter stands in for it and is left alone."""
     # floats throughout: an int or a NumPy scalar among them would compile everything once more
     lr, beta1, beta2, decay = float(lr), float(beta1), float(beta2), float(weight_decay)
     l2, shrink = (0.0, 1.0 - lr * decay) if decoupled else (decay, 1.0)
-    rate, root = lr / (1.0 - beta1 ** int(t)), 1.0 / math.sqrt(1.0 - beta2 ** int(t))
+    rate, root = lr / (1.0 - beta1 ** int(steps)), 1.0 / math.sqrt(1.0 - beta2 ** int(steps))
     betas = beta1, 1.0 - beta1, beta2, 1.0 - beta2
     scalars = *betas, rate, root, float(eps), l2, shrink, float(scale), 1.0 - float(ema_decay)
-    for columns in grouped("adam", p, g, m, v, ema):
-        addresses, starts, like = table(columns)
-        run(_all, int(starts[-1]), addresses, starts, like, addresses[:, 4] != addresses[:, 0], scalars, least=PIECE)
+    for t in tables("adam", memo, p, g, m, v, ema):
+        averaged = t.addresses[:, 4] != t.addresses[:, 0]
+        run(_all, int(t.starts[-1]), t.addresses, t.starts, t.like, averaged, scalars, least=PIECE)

@@ -13,12 +13,15 @@ products of a panel stay in its own cache, and nothing transformed ever outlives
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import numba
 import numpy as np
 
-from tinygen.kernels.threads import WORTH, get_threads, grain, share
+from tinygen.kernels.team import loop
+from tinygen.kernels.team import run as divide
+from tinygen.kernels.threads import PIECE, WORTH_A_PIECE, get_threads, grain, run
 
 from . import simd
 from .cpu import ready
@@ -78,8 +81,8 @@ def input_grad(g, w, *, x_shape, padding, tile):
     (top, _), (left, _) = padding
     turned = np.empty((3, 3, w.shape[3], w.shape[2]), w.dtype)
     C, F = w.shape[2:]
-    runs, flat = 9 * -(-C // 8), (w.reshape(-1), turned.reshape(-1))
-    share(runs, lambda i, j: _turn(*flat, C, F, i, j), least=grain(runs, 2 * w.size))
+    runs = 9 * -(-C // 8)
+    run(_turn_all, runs, w.reshape(-1), turned.reshape(-1), C, F, least=grain(runs, 2 * w.size, PIECE))
     return _convolve(g, turned, x_shape, 2 - top, 2 - left, tile)
 
 
@@ -87,96 +90,74 @@ def weight_grad(x, g, *, w_shape, padding, tile):
     """gw (3, 3, C, F) from x (N, H, W, C) and g (N, OH, OW, F)."""
     x, g = ready(x), ready(g)
     C, F = w_shape[2:]
-    plan = _Plan(x, g.shape, padding[0][0], padding[1][0], tile)
-    depth, width = _round_up(C, max(plan.lanes, simd.ROWS)), _round_up(F, 2 * plan.lanes)
-    parts: dict[int, np.ndarray] = {}
-
-    def work(tiles: tuple[int, int], panels: tuple[int, int], total: np.ndarray) -> None:
-        block = plan.block(*tiles, width=depth)
-        memory = plan.scratch(block, depth, extra=simd.ROWS)
-        flat = x.reshape(-1), g.reshape(-1), total.reshape(-1)
-        _weight_grad(*flat, *memory, plan.geometry, C, F, *tiles, block, *panels)
-
-    def by_tiles(first: int, last: int) -> None:
-        parts[first] = np.zeros((3, 3, depth, width), x.dtype)
-        work((first, last), (0, width // (2 * plan.lanes)), parts[first])
-
-    def by_panels(first: int, last: int) -> None:
-        work((0, plan.tiles), (first, last), parts[0])
-
-    if plan.few(width):
-        parts[0] = np.zeros((3, 3, depth, width), x.dtype)
-        share(width // (2 * plan.lanes), by_panels)
-    else:
-        share(plan.tiles, by_tiles, least=plan.least(C, F))
-    if not parts:
-        return np.zeros(w_shape, x.dtype)
-    total, *others = (parts[k] for k in sorted(parts))
-    for other in others:
-        total += other
-    return np.ascontiguousarray(total[:, :, :C, :F])
+    plan = _plan(x.shape, g.shape, C, F, padding[0][0], padding[1][0], tile, x.dtype, get_threads(), True)
+    parts, depth, width = plan.parts, plan.depth, plan.width
+    total = np.zeros((1 if plan.by_panels else parts, 3, 3, depth, width), x.dtype)
+    flat = x.reshape(-1), g.reshape(-1), total.reshape(len(total), -1)
+    run(_weight_grad_all, parts, *flat, *plan.memory(), *plan.scalars)
+    for other in total[1:]:
+        total[0] += other
+    return np.ascontiguousarray(total[0, :, :, :C, :F])
 
 
 def _convolve(x, w, shape, top, left, tile):
     """y of the given shape: y[n, i, j] = Σ x[n, i + u − top, j + v − left] · w[u, v], zeros around x."""
     C, F = w.shape[2:]
     y = np.empty(shape, x.dtype)
-    plan = _Plan(x, shape, top, left, tile)
-    panels, width = -(-F // (2 * plan.lanes)), _round_up(C, plan.lanes)
-
-    def work(tiles: tuple[int, int], panels: tuple[int, int]) -> None:
-        block = plan.block(*tiles, width=width)
-        memory = plan.scratch(block, width, extra=C)
-        _forward(x.reshape(-1), w.reshape(-1), y.reshape(-1), *memory, plan.geometry, C, F, *tiles, block, *panels)
-
-    if plan.few(F):
-        share(panels, lambda i, j: work((0, plan.tiles), (i, j)))
-    else:
-        share(plan.tiles, lambda i, j: work((i, j), (0, panels)), least=plan.least(C, F))
+    plan = _plan(x.shape, y.shape, C, F, top, left, tile, x.dtype, get_threads(), False)
+    run(_forward_all, plan.parts, x.reshape(-1), w.reshape(-1), y.reshape(-1), *plan.memory(), *plan.scalars)
     return y
 
 
 class _Plan:
-    """How the outputs fall into tiles, the tiles into blocks, and what a thread needs to work on one."""
+    """How the outputs fall into tiles, the tiles into blocks, and both to the threads; and memory to work in.
 
-    def __init__(self, x: np.ndarray, out: tuple[int, ...], top: int, left: int, tile: int):
-        self.dtype, self.tile, self.side = x.dtype, tile, tile + 2
-        self.lanes = simd.lanes(x.dtype)
+    One part a thread, as each transforms the weights for itself: of the panels of output channels where all tiles on
+    each thread cost less than all weights on each (a number of an image takes twice as long), else of the tiles.
+    """
+
+    def __init__(self, x: tuple[int, ...], out: tuple[int, ...], C: int, F: int, top: int, left: int, tile: int,
+                 dtype: np.dtype, threads: int, weight_grad: bool):
+        lanes, side = simd.lanes(dtype), tile + 2
         rows, columns = -(-out[1] // tile), -(-out[2] // tile)
-        self.tiles = out[0] * rows * columns
-        self.geometry = (tile, rows, columns, x.shape[1], x.shape[2], out[1], out[2], top, left, self.lanes)
+        tiles, panels = out[0] * rows * columns, -(-F // (2 * lanes))
+        self.width = panels * 2 * lanes
+        self.depth = _round_up(C, max(lanes, simd.ROWS) if weight_grad else lanes)
+        self.by_panels = 2 * tiles < F and panels >= threads
+        least = max(1, WORTH_A_PIECE // (2 * side**2 * max(C * F, 1)))
+        self.parts = max(1, min(threads, panels if self.by_panels else tiles // least))
+        block = self._block(tiles if self.by_panels else -(-tiles // self.parts), side**2 * self.depth * dtype.itemsize)
+        geometry = (tile, rows, columns, *x[1:3], *out[1:3], top, left, lanes)
+        self.scalars = (geometry, C, F, tiles, panels, block, self.parts, self.by_panels)
+        # of each part: transformed inputs of a block; a panel's second operand and its result; one tile each of
+        # inputs, of outputs and of weights, for the edges
+        area, panel, extra = side**2, 2 * lanes, simd.ROWS if weight_grad else C
+        sizes = (block * (area * self.depth + PAD), area * (extra * panel + PAD), area * block * panel,
+                 area * self.depth, tile**2 * panel, 9 * max(extra, 1) * panel)
+        line = 64 // dtype.itemsize
+        self.dtype, self.ends = dtype, [0]
+        for size in sizes:
+            self.ends.append(self.ends[-1] + _round_up(size, line))
 
-    def few(self, width: int) -> bool:
-        """Whether threads divide the `width` output channels and not the tiles: whether transforming all tiles on each
-        thread costs less than transforming all weights on each (a number of an image takes twice as long)."""
-        return 2 * self.tiles < width and width >= 2 * self.lanes * get_threads()
-
-    def least(self, C: int, F: int) -> int:
-        """The fewest tiles that are worth a thread."""
-        return max(1, WORTH // (2 * self.side**2 * max(C * F, 1)))
-
-    def block(self, first: int, last: int, width: int) -> int:
+    @staticmethod
+    def _block(tiles: int, bytes_a_tile: int) -> int:
         """Tiles in a block: as equal as can be, whole multiples of the rows that are multiplied together."""
-        room = max(simd.ROWS, min(BLOCK, MEMORY // (self.side**2 * max(width, 1) * self.dtype.itemsize)))
-        blocks = max(1, -(-(last - first) // room))
-        return _round_up(max(1, -(-(last - first) // blocks)), simd.ROWS)
+        room = max(simd.ROWS, min(BLOCK, MEMORY // max(bytes_a_tile, 1)))
+        blocks = max(1, -(-tiles // room))
+        return _round_up(max(1, -(-tiles // blocks)), simd.ROWS)
 
-    def scratch(self, block: int, width: int, extra: int) -> tuple[np.ndarray, ...]:
-        """Memory of this thread, kept between calls: transformed inputs of a block; a panel's second operand and its
-        result; one tile each of inputs, of outputs and of weights, for the edges."""
-        area, panel = self.side**2, 2 * self.lanes
-        sizes = (block * (area * width + PAD), area * (extra * panel + PAD), area * block * panel,
-                 area * width, self.tile**2 * panel, 9 * max(extra, 1) * panel)
+    def memory(self) -> list[np.ndarray]:
+        """Each of the kinds, (parts, size): the calling thread's, kept between calls."""
+        need = self.parts * self.ends[-1] * self.dtype.itemsize
         memory = getattr(_scratch, "memory", None)
-        need = sum(_round_up(size * self.dtype.itemsize, 64) for size in sizes)
         if memory is None or memory.nbytes < need:
             memory = np.zeros(need + 64, np.uint8)
             memory = _scratch.memory = memory[-memory.ctypes.data % 64 :]  # from the start of a line of the cache on
-        at, parts = 0, []
-        for size in sizes:
-            parts.append(memory[at : at + size * self.dtype.itemsize].view(self.dtype))
-            at += _round_up(size * self.dtype.itemsize, 64)
-        return tuple(parts)
+        rows = memory[:need].view(self.dtype).reshape(self.parts, -1)
+        return [rows[:, i:j] for i, j in zip(self.ends, self.ends[1:])]
+
+
+_plan = functools.lru_cache(maxsize=1024)(_Plan)
 
 
 def _round_up(n: int, multiple: int) -> int:
@@ -231,6 +212,44 @@ def _weight_grad(x, g, gw, V, D, M, inputs, outputs, _, geo, C, F, first, last, 
                             _weight4_adjoint(D, s, n * step, step, gw, d, 3 * width * line, width * line)
                         else:
                             _weight2_adjoint(D, s, n * step, step, gw, d, 3 * width * line, width * line)
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _bounds(part, parts, tiles, panels, by_panels):
+    """First and last tile, and first and last panel, of a part."""
+    if by_panels:
+        return 0, tiles, panels * part // parts, panels * (part + 1) // parts
+    return tiles * part // parts, tiles * (part + 1) // parts, 0, panels
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _forward_parts(x, w, y, V, U, M, inputs, outputs, weights, geo, C, F, tiles, panels, block, parts, by_panels,
+                   first, last):
+    for k in range(first, last):
+        a, b, p, q = _bounds(k, parts, tiles, panels, by_panels)
+        _forward(x, w, y, V[k], U[k], M[k], inputs[k], outputs[k], weights[k], geo, C, F, a, b, block, p, q)
+
+
+@numba.njit(cache=True, error_model="numpy", nogil=True)
+def _weight_grad_parts(x, g, gw, V, D, M, inputs, outputs, weights, geo, C, F, tiles, panels, block, parts, by_panels,
+                       first, last):
+    for k in range(first, last):
+        a, b, p, q = _bounds(k, parts, tiles, panels, by_panels)
+        to = gw[0 if by_panels else k]
+        _weight_grad(x, g, to, V[k], D[k], M[k], inputs[k], outputs[k], weights[k], geo, C, F, a, b, block, p, q)
+
+
+_forwards, _weight_grads = loop(_forward_parts), loop(_weight_grad_parts)
+
+
+@numba.njit(cache=True, nogil=True)
+def _forward_all(team, pieces, n, *args):
+    divide(team, pieces, n, _forwards(args))
+
+
+@numba.njit(cache=True, nogil=True)
+def _weight_grad_all(team, pieces, n, *args):
+    divide(team, pieces, n, _weight_grads(args))
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
@@ -332,6 +351,14 @@ def _turn(w, turned, C, F, first, last):
         for f in range(F):
             for j in range(count):  # eight lines fit in a set of the cache, wherever they lie
                 turned[np.uint64(d + f * C + j)] = w[np.uint64(s + j * F + f)]
+
+
+_turns = loop(_turn)
+
+
+@numba.njit(cache=True, nogil=True)
+def _turn_all(team, pieces, n, *args):
+    divide(team, pieces, n, _turns(args))
 
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.table import PIECE, at, grouped, table
+from tinygen.kernels.table import PIECE, at, tables
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run
@@ -73,12 +73,11 @@ def _all(team, pieces, n, *args):
     divide(team, pieces, n, _pieces(args))
 
 
-def step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, ema_decay):
+def step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, ema_decay, memo=None):
     """See the package's step. Arrays that are None are stood in for by p and not touched."""
     # floats throughout: an int or a NumPy scalar among them would compile everything once more
     scalars = float(lr), float(alpha), float(eps), float(momentum), float(weight_decay), float(scale)
-    for columns in grouped("rmsprop", p, g, v, buf, avg, ema):
-        addresses, starts, like = table(columns)
-        own = addresses != addresses[:, :1]  # False where the parameter stands in
-        run(_all, int(starts[-1]), addresses, starts, like, own[:, 5].copy(), own[:, 4].copy(),
+    for t in tables("rmsprop", memo, p, g, v, buf, avg, ema):
+        own = t.addresses != t.addresses[:, :1]  # False where the parameter stands in
+        run(_all, int(t.starts[-1]), t.addresses, t.starts, t.like, own[:, 5].copy(), own[:, 4].copy(),
             (*scalars, 1.0 - float(ema_decay)), least=PIECE)

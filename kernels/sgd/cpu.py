@@ -7,7 +7,7 @@ loop then touches few arrays, and no stand-in, and becomes vectors. No fastmath,
 import numpy as np
 from numba import njit
 
-from tinygen.kernels.table import PIECE, at, grouped, table
+from tinygen.kernels.table import PIECE, at, tables
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run
@@ -60,11 +60,11 @@ def _all(team, pieces, n, *args):
     divide(team, pieces, n, _pieces(args))
 
 
-def step(p, g, buf, ema, lr, momentum, nesterov, weight_decay, t, scale, ema_decay):
+def step(p, g, buf, ema, lr, momentum, nesterov, weight_decay, steps, scale, ema_decay, memo=None):
     """See the package's step. Arrays that are None are stood in for by p and not touched."""
     # floats throughout: an int or a NumPy scalar among them would compile everything once more
     scalars = float(lr), float(momentum), float(weight_decay), float(scale), 1.0 - float(ema_decay)
-    for columns in grouped("sgd", p, g, buf, ema):
-        addresses, starts, like = table(columns)
-        run(_all, int(starts[-1]), addresses, starts, like, addresses[:, 3] != addresses[:, 0], scalars, bool(t == 1),
+    for t in tables("sgd", memo, p, g, buf, ema):
+        averaged = t.addresses[:, 3] != t.addresses[:, 0]
+        run(_all, int(t.starts[-1]), t.addresses, t.starts, t.like, averaged, scalars, bool(steps == 1),
             bool(nesterov), least=PIECE)
