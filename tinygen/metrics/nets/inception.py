@@ -20,6 +20,7 @@ Smaller images pass too (from 75×75); their features are nobody's published one
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,13 @@ from tinygen import ops
 from tinygen.errors import ConfigError, DataError, ShapeError
 from tinygen.tensor import Tensor
 
-from .layers import Conv, bias_relu, concat, conv_relu, fold, pool, take
+from .layers import Conv, conv_relu, fold, join, pool, take
 
 TAPS = ("64", "192", "768", "spatial", "2048", "logits_unbiased", "logits")
 EPS = 0.001
 LEAST = 75  # pixels, so that every pool has a window
 Table = dict[str, tuple[int, int, int, int]]
+Part = tuple[Tensor, Tensor | None]  # of a concatenation: a product, and the bias and ReLU that it still needs
 
 
 def _table() -> Table:
@@ -135,44 +137,54 @@ class Inception:
     def _conv(self, x: Tensor, *path: str) -> Tensor:
         """Through the convolutions of `path`, one after the other."""
         for name in path:
-            w = self.convs[name][0]
-            padding = 0 if name in VALID else (w.shape[0] // 2, w.shape[1] // 2)
-            x = conv_relu(x, self.convs[name], 2 if name in STRIDE_2 else 1, padding)
+            x = conv_relu(x, self.convs[name], *self._geometry(name))
         return x
 
-    def _pooled(self, x: Tensor, name: str) -> Tensor:
+    def _geometry(self, name: str) -> tuple[int, int | tuple[int, int]]:
+        """(stride, padding)"""
+        kh, kw = self.convs[name][0].shape[:2]
+        return 2 if name in STRIDE_2 else 1, 0 if name in VALID else (kh // 2, kw // 2)
+
+    def _branch(self, x: Tensor, block: str, *path: str) -> Part:
+        """Through a path in a block: the last product, and the bias that is still to be added."""
+        *before, last = (f"{block}.{name}" for name in path)
+        (w, b), (stride, padding) = self.convs[last], self._geometry(last)
+        return ops.conv2d(self._conv(x, *before), w, stride=stride, padding=padding), b
+
+    def _pooled(self, x: Tensor, block: str) -> Part:
         """The branch conv(mean pool(x)), as mean pool(conv(x)): the two are linear and commute, and the bias, constant,
         is its own mean; there are 4 times fewer channels to pool behind the convolution than before it."""
-        w, b = self.convs[f"{name}.branch_pool"]
-        return bias_relu(pool(ops.conv2d(x, w), "mean", 3, 1, 1), b)
+        y, b = self._branch(x, block, "branch_pool")
+        return pool(y, "mean", 3, 1, 1), b
 
-    def _branches(self, x: Tensor, name: str, *paths: tuple[str, ...]) -> list[Tensor]:
-        return [self._conv(x, *(f"{name}.{branch}" for branch in path)) for path in paths]
+    def _a(self, x: Tensor, block: str) -> Tensor:
+        branch = partial(self._branch, x, block)
+        return join([branch("branch1x1"), branch("branch5x5_1", "branch5x5_2"),
+                     branch("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"), self._pooled(x, block)])
 
-    def _a(self, x: Tensor, name: str) -> Tensor:
-        return concat([*self._branches(x, name, ("branch1x1",), ("branch5x5_1", "branch5x5_2"),
-                                       ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3")), self._pooled(x, name)])
+    def _b(self, x: Tensor, block: str) -> Tensor:
+        branch = partial(self._branch, x, block)
+        return join([branch("branch3x3"), branch("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"),
+                     (pool(x, "max", 3, 2), None)])
 
-    def _b(self, x: Tensor, name: str) -> Tensor:
-        return concat([*self._branches(x, name, ("branch3x3",), ("branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3")),
-                       pool(x, "max", 3, 2)])
+    def _c(self, x: Tensor, block: str) -> Tensor:
+        branch = partial(self._branch, x, block)
+        return join([branch("branch1x1"), branch("branch7x7_1", "branch7x7_2", "branch7x7_3"),
+                     branch(*(f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5))), self._pooled(x, block)])
 
-    def _c(self, x: Tensor, name: str) -> Tensor:
-        return concat([*self._branches(
-            x, name, ("branch1x1",), ("branch7x7_1", "branch7x7_2", "branch7x7_3"),
-            ("branch7x7dbl_1", "branch7x7dbl_2", "branch7x7dbl_3", "branch7x7dbl_4", "branch7x7dbl_5")),
-            self._pooled(x, name)])
+    def _d(self, x: Tensor, block: str) -> Tensor:
+        branch = partial(self._branch, x, block)
+        return join([branch("branch3x3_1", "branch3x3_2"), branch(*(f"branch7x7x3_{i}" for i in (1, 2, 3, 4))),
+                     (pool(x, "max", 3, 2), None)])
 
-    def _d(self, x: Tensor, name: str) -> Tensor:
-        return concat([*self._branches(x, name, ("branch3x3_1", "branch3x3_2"), (
-            "branch7x7x3_1", "branch7x7x3_2", "branch7x7x3_3", "branch7x7x3_4")), pool(x, "max", 3, 2)])
-
-    def _e(self, x: Tensor, name: str, kind: str) -> Tensor:
-        one, a, b = self._branches(x, name, ("branch1x1",), ("branch3x3_1",), ("branch3x3dbl_1", "branch3x3dbl_2"))
-        a, b = (concat(self._branches(y, name, (f"{branch}a",), (f"{branch}b",)))
-                for y, branch in ((a, "branch3x3_2"), (b, "branch3x3dbl_3")))
-        last = self._pooled(x, name) if kind == "mean" else self._conv(pool(x, "max", 3, 1, 1), f"{name}.branch_pool")
-        return concat([one, a, b, last])
+    def _e(self, x: Tensor, block: str, kind: str) -> Tensor:
+        branch = partial(self._branch, x, block)
+        a = self._conv(x, f"{block}.branch3x3_1")
+        b = self._conv(x, f"{block}.branch3x3dbl_1", f"{block}.branch3x3dbl_2")
+        return join([
+            branch("branch1x1"), self._branch(a, block, "branch3x3_2a"), self._branch(a, block, "branch3x3_2b"),
+            self._branch(b, block, "branch3x3dbl_3a"), self._branch(b, block, "branch3x3dbl_3b"),
+            self._pooled(x, block) if kind == "mean" else self._branch(pool(x, "max", 3, 1, 1), block, "branch_pool")])
 
 
 def _known(name: str) -> bool:

@@ -64,9 +64,13 @@ def pool(x: Tensor, kind: str, size: int, stride: int, padding: int = 0, ceil: b
     return ops.max_pool2d(x, size=size, stride=stride, padding=tuple(sides))
 
 
-def concat(xs: list[Tensor]) -> Tensor:
-    """Side by side along the channels."""
-    return ops.concat(xs, axis=3)
+def join(parts: list[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """Side by side along the channels: max(y + b, 0) of each (y, b), and y itself where b is None."""
+    if not alone(parts[0][0]):
+        return ops.concat([y if b is None else ops.relu(y + b) for y, b in parts], axis=3)
+    from . import loops
+
+    return Tensor(loops.join([(y.data, None if b is None else b.data) for y, b in parts]))
 
 
 # ---- weights at the door

@@ -3,6 +3,7 @@
 Flat loops over rows of pixels, channels innermost, shared among the threads by rows of the result.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,27 @@ def bias_relu(y: np.ndarray, b: np.ndarray) -> None:
     """y ← max(y + b, 0) in place: y contiguous float32 …,C; b float32 C."""
     rows = y.reshape(-1, y.shape[-1])
     share(len(rows), lambda i, j: _bias_relu(rows, b, i, j), least=grain(len(rows), y.size))
+
+
+@njit(**_FLAGS)
+def _join(y, b, rectify, out, at, first, last):
+    for r in range(first, last):
+        row, to = y[r], out[r, at : at + b.size]
+        for c in range(b.size):
+            v = row[c] + b[c]
+            to[c] = np.float32(0) if rectify and v <= 0 else v
+
+
+def join(parts: list[tuple[np.ndarray, np.ndarray | None]]) -> np.ndarray:
+    """max(y + b, 0) of each (y, b) side by side, y itself where b is None: contiguous float32 N,h,w,C -> N,h,w,ΣC."""
+    first = parts[0][0]
+    out = np.empty((*first.shape[:3], sum(y.shape[3] for y, _ in parts)), np.float32)
+    flat, at = out.reshape(-1, out.shape[3]), 0
+    for y, b in parts:
+        rows, bias = y.reshape(len(flat), y.shape[3]), np.zeros(y.shape[3], np.float32) if b is None else b
+        share(len(flat), partial(_join, rows, bias, b is not None, flat, at), least=grain(len(flat), y.size))
+        at += y.shape[3]
+    return out
 
 
 def pool(x: np.ndarray, out: tuple[int, int], size: int, stride: int, before: tuple[int, int],

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tinygen import ops
 from tinygen.errors import ConfigError, ShapeError
 from tinygen.tensor import Tensor
 
-from .layers import Conv, concat, conv_relu, conv_weights, pool, take
+from .layers import Conv, conv_relu, conv_weights, join, pool, take
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Trunk:
     def _fired(self, x: Tensor, index: int) -> Tensor:
         squeeze, *expand = (self.convs[f"features.{index}.{part}"] for part in ("squeeze", "expand1x1", "expand3x3"))
         x = conv_relu(x, squeeze)
-        return concat([conv_relu(x, conv, padding=p) for p, conv in enumerate(expand)])
+        return join([(ops.conv2d(x, w, padding=p), b) for p, (w, b) in enumerate(expand)])
 
 
 def _convolutions(step: Layer) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
