@@ -2,10 +2,10 @@
 
 A tile holds g = a·b in float32 of centred features. The squared distance |a|² + |b|² - 2g is known from it to within
 
-    τ = c·(|a| + |b|)² + t,    c = (D/2 + 8)·2⁻²⁴
+    τ = c·(|a| + |b|)² + t,    c = γ_D/2 + 8u,  γ_D = Du/(1 - Du),  u = 2⁻²⁴
 
-(rounding of the inputs, of a product of D terms, of the sum: Higham 2002, §3.1; t for what underflows). What τ cannot
-decide is computed again from the float64 features, by subtraction.
+(a·b is wrong by at most γ_D |a||b|, Higham 2002, §3.1; 8u for rounding the inputs, the squares and the sum; t for
+what underflows). What τ cannot decide is computed again from the float64 features, by subtraction.
 """
 
 from typing import Any

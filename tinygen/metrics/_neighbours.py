@@ -16,6 +16,7 @@ from ._arrays import Array
 from ._blas import product
 
 TILE = 1024  # rows and columns of a tile of products: 4 MB in float32
+STRIP = 64  # rows centred and rounded at once
 SPARE = 4  # neighbours kept beyond k, so that the k-th is certain
 
 
@@ -30,12 +31,23 @@ class _Single:
 
     def __init__(self, *sets: Array):
         centre = sets[0].mean(0)
-        most = max(float(np.abs(x - centre).max(initial=0)) for x in sets) * np.sqrt(centre.size)
+        most = 2 * max(float(np.abs([x.max(0, initial=0), x.min(0, initial=0)]).max()) for x in sets)
         # a power of two changes no digit; with lengths of at most 1, nothing overflows
-        self.scale = 2.0 ** -np.ceil(np.log2(most)) if most > 0 else 1.0
-        self.features = [((x - centre) * self.scale).astype(np.float32) for x in sets]
-        self.squares = [np.einsum("nd,nd->n", x, x, dtype=np.float64).astype(np.float32) for x in self.features]
-        self.c = np.float32((centre.size / 2 + 8) * 2.0**-24)
+        self.scale = 2.0 ** -np.ceil(np.log2(most * np.sqrt(centre.size))) if most > 0 else 1.0
+        self.features = [np.empty(x.shape, np.float32) for x in sets]
+        self.squares = [np.empty(len(x), np.float32) for x in sets]
+        for x, single, squares in zip(sets, self.features, self.squares):
+
+            def part(first: int, last: int, x=x, single=single, squares=squares) -> None:
+                for i in range(first, last, STRIP):
+                    rows = slice(i, min(i + STRIP, last))
+                    y = (x[rows] - centre) * self.scale
+                    single[rows] = y
+                    squares[rows] = np.einsum("nd,nd->n", y, y)
+
+            share(len(x), part, least=STRIP)
+        unit = 2.0**-24
+        self.c = np.float32(centre.size / 2 * unit / (1 - centre.size * unit) + 8 * unit)
         self.t = np.float32(centre.size * 2.0**-120)
 
     def to_ours(self, squared: Array) -> Array:
