@@ -12,6 +12,7 @@ extractor                                  features that need no download, and I
 lpips LPIPS                                pairs of images, by the layers of a network
 load_weights                               the published files that those need, read without running them
 KernelJudge                                a held-out reader of labels
+win_rate bradley_terry                     what people chose
 ring_modes grid_modes                      toys with known answers
 score_digits                               all of it, for the embedded digits
 
@@ -24,6 +25,7 @@ from .bits import bits_offset, bits_per_dim
 from .bootstrap import Interval, bootstrap_interval
 from .extractors import Extractor, Pixels, RandConv, extractor, extractors, frechet_label
 from .frechet import FrechetDetails, frechet_distance, frechet_distance_details
+from .human import BradleyTerry, WinRate, bradley_terry, wilson_interval, win_rate
 from .image import ImageScore, luma, psnr, psnr_details
 from .inception import InceptionScore, inception_score
 from .infinity import FrechetInfinity, frechet_infinity
@@ -44,6 +46,7 @@ __all__ = [
     "LPIPS",
     "Authenticity",
     "BoundReport",
+    "BradleyTerry",
     "DensityCoverage",
     "Extractor",
     "FeatureStatistics",
@@ -65,11 +68,13 @@ __all__ = [
     "SSIMMaps",
     "VendiScore",
     "WeightFile",
+    "WinRate",
     "authpct",
     "bits_offset",
     "bits_per_dim",
     "bootstrap_interval",
     "bound_report",
+    "bradley_terry",
     "cmmd",
     "cmmd_details",
     "density_coverage",
@@ -110,4 +115,6 @@ __all__ = [
     "ssim_maps",
     "vendi_details",
     "vendi_score",
+    "wilson_interval",
+    "win_rate",
 ]
