@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.linalg import ensure_blas
 
+from tinygen.kernels.jit import njit
 from tinygen.kernels.team import loop, run
 from tinygen.kernels.threads import get_threads, single_threaded_blas
 from tinygen.kernels.threads import run as run_in_pieces

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 
+from tinygen.kernels.jit import njit
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run
@@ -66,7 +67,7 @@ def tables(kernel: str, memo: dict | None, p, g, *state) -> list[Table]:
                     f"shape and dtype, but the parameter is {shape} {dtype} and one is {a.shape} {a.dtype}, "
                     f"writeable={a.flags.writeable}, contiguous={a.flags.c_contiguous}.")
         groups.setdefault(dtype, []).append(k)
-    full = [columns[0], grads, *([q if a is None else a for q, a in zip(columns[0], c)] for c in columns[2:])]
+    full: list[list] = [columns[0], grads, *([q if a is None else a for q, a in zip(columns[0], c)] for c in columns[2:])]
     made = [Table([[column[k] for k in members] for column in full]) for members in groups.values()]
     if memo is not None:
         memo.update(arrays=fixed, tables=made, members=list(groups.values()))
@@ -91,6 +92,19 @@ def _pointer(typing, address, like):
 
 
 @njit(nogil=True, error_model="numpy")
+def owner(starts, i):
+    """The largest k with starts[k] <= i < starts[-1]."""
+    low, high = 0, starts.size - 1
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if starts[middle] <= i:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, error_model="numpy")
 def at(address, start, count, like):
     """The `count` numbers from number `start` on of the array at this address."""
     return carray(_pointer(address + start * like.itemsize, like), count)  # type: ignore[call-arg]
@@ -99,7 +113,7 @@ def at(address, start, count, like):
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})
 def _squares(addresses, sizes, starts, like, sums, first, last):
     for block in range(first, last):
-        k = np.searchsorted(starts, block, "right") - 1
+        k = owner(starts, block)
         begin = (block - starts[k]) * _BLOCK
         x = at(addresses[k], begin, min(_BLOCK, sizes[k] - begin), like)
         total = 0.0

@@ -39,9 +39,11 @@ from pathlib import Path
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from tinygen.kernels.jit import njit
 
 # Words of 8 bytes; those that change hands lie in cache lines of their own.
 OPEN, TICKET, LIMIT, BODY, CONTEXT, PIECES, N, LOCK, ASLEEP, LEAVE = 0, 16, 17, 18, 19, 20, 21, 32, 48, 49
@@ -151,10 +153,9 @@ def loop(body):
     @intrinsic
     def bind(typing, args):
         inner = (*args.types, types.intp, types.intp)
-        body.get_call_template(inner, {})  # compiles it
+        result = body.parts.result(inner)
 
         def generate(context, builder, signature, values):
-            result = body.overloads[inner]
             context.active_code_library.add_linking_library(result.library)
             form = ir.FunctionType(ir.VoidType(), [_WORD] * 3)
             piece = ir.Function(builder.module, form, builder.module.get_unique_name("piece"))

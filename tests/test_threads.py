@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from numba import njit
 
 import tinygen as tg
 from tinygen.kernels import team, threads
+from tinygen.kernels.jit import njit
 
 
 @njit(nogil=True)

@@ -6,10 +6,8 @@ whatever the thread count.
 
 import math
 
-import numpy as np
-from numba import njit
-
-from tinygen.kernels.table import PIECE, at, tables
+from tinygen.kernels.jit import njit
+from tinygen.kernels.table import PIECE, at, owner, tables
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run
@@ -46,7 +44,7 @@ def _update(p, g, m, v, ema, b1, a1, b2, a2, rate, root, eps, l2, shrink, scale,
 def _piece(addresses, starts, like, averaged, scalars, first, last):
     """Numbers first:last of the long row."""
     b1, a1, b2, a2, rate, root, eps, l2, shrink, scale, ema_rate = scalars
-    k = np.searchsorted(starts, first, "right") - 1
+    k = owner(starts, first)
     while first < last:
         stop = min(last, starts[k + 1])
         i, n, row = first - starts[k], stop - first, addresses[k]

@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from tinygen.kernels.attention.simd import exponentials, gradients, largest, multiply, probabilities, turn
 from tinygen.kernels.conv2d.simd import ROWS, lanes
+from tinygen.kernels.jit import njit
 from tinygen.kernels.threads import WORTH, share
 
 # Queries in a block, in columns of the products' own blocks, and scores in it unless one column has more already: more

@@ -12,9 +12,9 @@ At stride 1 the forward form of few output channels is a scatter too, and their 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from tinygen.kernels import product
+from tinygen.kernels.jit import njit
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run

@@ -7,8 +7,8 @@ the table of gemm.py; each pixel of the image is fetched from memory once. READM
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from tinygen.kernels.jit import njit
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import PIECE, PIECES, get_threads, grain, run

@@ -13,8 +13,8 @@ Channels come as slices: those of a group.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from tinygen.kernels.jit import njit
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import PIECES, WORTH_A_PIECE, get_threads, run

@@ -16,9 +16,9 @@ from __future__ import annotations
 import functools
 import threading
 
-import numba
 import numpy as np
 
+from tinygen.kernels.jit import njit
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import PIECE, WORTH_A_PIECE, get_threads, grain, run
@@ -167,7 +167,7 @@ def _round_up(n: int, multiple: int) -> int:
 # --------------------------------------------------------------------- the work of a thread, on flat arrays
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _forward(x, w, y, V, U, M, inputs, outputs, weights, geo, C, F, first, last, block, panel, panels):
     m, rows, columns, H, W, OH, OW, top, left, lanes = geo
     n, NR = m + 2, 2 * lanes
@@ -187,7 +187,7 @@ def _forward(x, w, y, V, U, M, inputs, outputs, weights, geo, C, F, first, last,
                 _output_tile(M, y, outputs, t * n * n * NR, geo, F, p * NR, start + t)
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _weight_grad(x, g, gw, V, D, M, inputs, outputs, _, geo, C, F, first, last, block, panel, panels):
     """Adds to gw (3, 3, C, F), its channels rounded up to whole blocks of `multiply`."""
     m, lanes = geo[0], geo[9]
@@ -214,7 +214,7 @@ def _weight_grad(x, g, gw, V, D, M, inputs, outputs, _, geo, C, F, first, last, 
                             _weight2_adjoint(D, s, n * step, step, gw, d, 3 * width * line, width * line)
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _bounds(part, parts, tiles, panels, by_panels):
     """First and last tile, and first and last panel, of a part."""
     if by_panels:
@@ -222,7 +222,7 @@ def _bounds(part, parts, tiles, panels, by_panels):
     return tiles * part // parts, tiles * (part + 1) // parts, 0, panels
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _forward_parts(x, w, y, V, U, M, inputs, outputs, weights, geo, C, F, tiles, panels, block, parts, by_panels,
                    first, last):
     for k in range(first, last):
@@ -230,7 +230,7 @@ def _forward_parts(x, w, y, V, U, M, inputs, outputs, weights, geo, C, F, tiles,
         _forward(x, w, y, V[k], U[k], M[k], inputs[k], outputs[k], weights[k], geo, C, F, a, b, block, p, q)
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _weight_grad_parts(x, g, gw, V, D, M, inputs, outputs, weights, geo, C, F, tiles, panels, block, parts, by_panels,
                        first, last):
     for k in range(first, last):
@@ -242,17 +242,17 @@ def _weight_grad_parts(x, g, gw, V, D, M, inputs, outputs, weights, geo, C, F, t
 _forwards, _weight_grads = loop(_forward_parts), loop(_weight_grad_parts)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _forward_all(team, pieces, n, *args):
     divide(team, pieces, n, _forwards(args))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _weight_grad_all(team, pieces, n, *args):
     divide(team, pieces, n, _weight_grads(args))
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _input_tile(x, V, inputs, d, width, geo, C, q):
     """V[d …] = Bᵀ X B for the inputs X of tile q: (n, n, width), zeros outside of the image and beyond C."""
     m, rows, columns, H, W, OH, OW, top, left, lanes = geo
@@ -281,7 +281,7 @@ def _input_tile(x, V, inputs, d, width, geo, C, q):
             _input2(src, s + c, row, column, V, d + c, 4 * width, width)
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _weight_panel(w, U, weights, m, C, F, f, lanes):
     """U (n·n, C, 2·lanes), PAD apart, = G w Gᵀ for the output channels from f on."""
     n, NR = m + 2, 2 * lanes
@@ -299,7 +299,7 @@ def _weight_panel(w, U, weights, m, C, F, f, lanes):
                 _weight2(src, s + c * line + v, 3 * C * line, C * line, U, c * NR + v, n * step, step)
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _output_tile(M, y, outputs, s, geo, F, f, q):
     """The outputs Aᵀ M A of tile q, in the channels from f on, where they lie inside of the image."""
     m, rows, columns, H, W, OH, OW, top, left, lanes = geo
@@ -321,7 +321,7 @@ def _output_tile(M, y, outputs, s, geo, F, f, q):
                 _copy(y, place + (a * OW + b) * F, outputs, (a * m + b) * NR, min(NR, F - f))
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _gradient_tile(g, M, outputs, d, geo, F, f, q):
     """M[d …] = A g Aᵀ (n, n, 2·lanes), for the outputs of tile q and the channels from f on; zeros beyond them."""
     m, rows, columns, H, W, OH, OW, top, left, lanes = geo
@@ -341,7 +341,7 @@ def _gradient_tile(g, M, outputs, d, geo, F, f, q):
             _output2_adjoint(src, s + v, row, column, M, d + v, n * NR, NR)
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _turn(w, turned, C, F, first, last):
     """turned[2 − u, 2 − v, f, c] = w[u, v, c, f], for the taps and runs of 8 channels c from first to last."""
     runs = -(-C // 8)
@@ -356,18 +356,18 @@ def _turn(w, turned, C, F, first, last):
 _turns = loop(_turn)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _turn_all(team, pieces, n, *args):
     divide(team, pieces, n, _turns(args))
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _zero(dst, d, count):
     for j in range(count):
         dst[np.uint64(d + j)] = 0
 
 
-@numba.njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True)
 def _copy(dst, d, src, s, count):
     for j in range(count):
         dst[np.uint64(d + j)] = src[np.uint64(s + j)]

@@ -8,10 +8,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from tinygen.kernels.columns import columns, exp
 from tinygen.kernels.conv2d.simd import lanes
+from tinygen.kernels.jit import njit
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import PIECE, get_threads, grain, run
@@ -118,6 +118,12 @@ def _map(what, x, h, y, at, L, W, rows, lo, hi, constants):
 
 
 @njit(**_FLAGS)
+def _copy(to, i, from_, j, n):
+    for k in range(n):  # a slice set to a slice brings Numba's text of a shape error along: 2 s of compiling
+        to[i + k] = from_[j + k]
+
+
+@njit(**_FLAGS)
 def _fold(sums, C):
     """Add the sums of all lanes of a channel up in its first."""
     for s in sums:
@@ -153,7 +159,7 @@ def _forward(x, w, b, eps, silu, L, W, parts, y, mean, rstd, first, last):
         s, part, at = item // parts, item % parts, item // parts * size
         lo, hi = part * (L // parts), (part + 1) * (L // parts)
         own = range(part * groups // parts, (part + 1) * groups // parts)
-        tail[:rest] = x[s, rows * L :]
+        _copy(tail, 0, x[s], rows * L, rest)
         for what in (_TOTAL, _MOMENTS):
             sums[0][lo:hi] = 0
             sums[1][lo:hi] = 0
@@ -183,7 +189,7 @@ def _forward(x, w, b, eps, silu, L, W, parts, y, mean, rstd, first, last):
         _map(what, xf, xf, yf, at, L, W, rows, lo, hi, constants)
         if rest:
             _map(what, tail, tail, out, 0, L, W, 1, 0, rest, constants)
-            y[s, rows * L :] = out[:rest]
+            _copy(y[s], rows * L, out, 0, rest)
 
 
 @njit(**_FLAGS)
@@ -213,7 +219,8 @@ def _backward(g, x, w, b, silu, L, W, parts, mean, rstd, gx, gw, gb, first, last
         sums[1][lo:hi] = 0
         _sums(what, xf, gf, gxf, at, L, W, rows, lo, hi, constants, halves, sums)
         if rest:
-            tail[:rest], g_tail[:rest] = x[s, rows * L :], g[s, rows * L :]
+            _copy(tail, 0, x[s], rows * L, rest)
+            _copy(g_tail, 0, g[s], rows * L, rest)
             _sums(what, tail, g_tail, out, 0, L, W, 1, 0, rest, constants, halves, sums)
         _fold(sums, C)
         for k in own:
@@ -231,7 +238,7 @@ def _backward(g, x, w, b, silu, L, W, parts, mean, rstd, gx, gw, gb, first, last
         _map(_SPREAD, xf, h, gxf, at, L, W, rows, lo, hi, constants)
         if rest:
             _map(_SPREAD, tail, h_tail, out, 0, L, W, 1, 0, rest, constants)
-            gx[s, rows * L :] = out[:rest]
+            _copy(gx[s], rows * L, out, 0, rest)
 
 
 _forward_pieces, _backward_pieces = loop(_forward), loop(_backward)

@@ -7,8 +7,8 @@ fastmath: a contracted or reassociated operation would change numbers that are p
 import math
 
 import numpy as np
-from numba import njit
 
+from tinygen.kernels.jit import njit
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run

@@ -7,9 +7,9 @@ sgd/cpu.py). No fastmath, see adam/cpu.py.
 import math
 
 import numpy as np
-from numba import njit
 
-from tinygen.kernels.table import PIECE, at, tables
+from tinygen.kernels.jit import njit
+from tinygen.kernels.table import PIECE, at, owner, tables
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run
@@ -55,7 +55,7 @@ def _update(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scal
 def _piece(addresses, starts, like, averaged, centered, scalars, first, last):
     """Numbers first:last of the long row."""
     lr, alpha, eps, momentum, decay, scale, ema_rate = scalars
-    k = np.searchsorted(starts, first, "right") - 1
+    k = owner(starts, first)
     while first < last:
         stop = min(last, starts[k + 1])
         i, n, row = first - starts[k], stop - first, addresses[k]

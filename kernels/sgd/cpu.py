@@ -4,10 +4,9 @@ A tile of each array goes through the loops its options call for while it lies i
 loop then touches few arrays, and no stand-in, and becomes vectors. No fastmath, see adam/cpu.py.
 """
 
-import numpy as np
-from numba import njit
 
-from tinygen.kernels.table import PIECE, at, tables
+from tinygen.kernels.jit import njit
+from tinygen.kernels.table import PIECE, at, owner, tables
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run
@@ -43,7 +42,7 @@ def _update(p, g, buf, ema, lr, momentum, weight_decay, scale, ema_rate, begin, 
 def _piece(addresses, starts, like, averaged, scalars, begin, nesterov, first, last):
     """Numbers first:last of the long row."""
     lr, momentum, decay, scale, ema_rate = scalars
-    k = np.searchsorted(starts, first, "right") - 1
+    k = owner(starts, first)
     while first < last:
         stop = min(last, starts[k + 1])
         i, n, row = first - starts[k], stop - first, addresses[k]

@@ -7,8 +7,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from tinygen.kernels.jit import njit
 from tinygen.kernels.mathfast import exp
 from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
