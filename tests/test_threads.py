@@ -118,8 +118,9 @@ def test_a_forked_child_computes(four):
     pytest.fail("the child hung")
 
 
-@pytest.mark.parametrize("shapes", [((300, 200), (200, 250)), ((100, 400), (400, 3000)), ((8, 90, 80), (8, 80, 70)),
-                                    ((40, 3000), (3000, 50)), ((1000, 600), (600, 3)), ((2, 3, 90, 80), (2, 3, 80, 70)), ((5, 4), (4, 3))])
+@pytest.mark.parametrize("shapes", [
+    ((300, 200), (200, 250)), ((100, 400), (400, 3000)), ((8, 90, 80), (8, 80, 70)), ((40, 3000), (3000, 50)),
+    ((1000, 600), (600, 3)), ((2, 3, 90, 80), (2, 3, 80, 70)), ((5, 4), (4, 3))])
 def test_shared_products(four, shapes):
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(s) for s in shapes)
