@@ -157,7 +157,7 @@ def memory(options: Options) -> Result:
     for case in options.chosen(cases.memory()):
         _progress(case)
         sides: dict[str, dict[str, list[float]]] = {}
-        for _ in range(1 if options.quick else 3):
+        for _ in range(1 if options.quick else min(3, options.rounds)):
             for family in options.both:
                 try:
                     with Side(family, options.threads) as asked:
