@@ -4,7 +4,7 @@ Two real sets of N images drawn from one distribution have an expected distance 
 distance is divided by that floor, at the same N on both sides: 1 is as good as real, 2 is twice the floor.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from tinygen.errors import ConfigError, ShapeError
 
-from ._arrays import Array, as_features
+from ._arrays import Array, as_features, as_images, require_count
+from .extractors import EMBEDDED, extractor, frechet_label
 from .frechet import FrechetDetails, frechet_distance, frechet_distance_details
 
 
@@ -136,3 +137,48 @@ def frechet_standard_error(
         return float(np.sqrt((g - 1) * np.var(values)))
 
     return error(r, lambda x: frechet_distance(x, f)), error(f, lambda x: frechet_distance(r, x))
+
+
+@dataclass(frozen=True)
+class EmbeddedFrechet:
+    """A distance in one of the embedded spaces, with its floor and label."""
+
+    label: str
+    digest: str  # of the extractor
+    relative: RelativeFrechet
+
+    def __str__(self) -> str:
+        r = self.relative
+        return (f"{self.label} = {r.value:.4g} ± {r.value_se:.1g}, {r.ratio:.2f} ± {r.ratio_se:.2f} times the floor of "
+                f"real against real ({r.floor.mean:.4g} ± {r.floor.sd:.1g})")
+
+
+def embedded_frechet(
+    samples: npt.ArrayLike,
+    heldout: npt.ArrayLike,
+    *,
+    real: npt.ArrayLike,
+    names: Sequence[str] = EMBEDDED,
+    splits: int = 40,
+    seed: int = 0,
+) -> dict[str, EmbeddedFrechet]:
+    """relative_frechet of images in each embedded space: by default both, since each is blind where the other sees.
+
+    samples, heldout, real: images N,H,W,C of one size, uint8 or float in [0, 1]; real are all real ones, the held-out
+    among them, for the floor. Raises ShapeError, DtypeError, NonFiniteError, ConfigError.
+    """
+    sets = {"samples": as_images(samples, "samples"), "heldout": as_images(heldout, "heldout"),
+            "real": as_images(real, "real")}
+    for name, x in sets.items():
+        require_count(name, len(x), 2, "a Fréchet distance")
+        if x.shape[1:] != sets["heldout"].shape[1:]:
+            raise ShapeError(f"{name} are images {x.shape[1:]} and heldout {sets['heldout'].shape[1:]}; their sizes "
+                             "must agree, for a resize would itself move the distance.")
+    found = {}
+    for name in names:
+        e = extractor(name)
+        s, h, r = (e(x) for x in sets.values())
+        relative = relative_frechet(s, h, real=r, splits=splits, seed=seed)
+        size = (sets["heldout"].shape[1], sets["heldout"].shape[2])
+        found[e.name] = EmbeddedFrechet(frechet_label(e, size, relative.details), e.digest, relative)
+    return found

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tinygen.errors import ConfigError, ShapeError
 
 from ._arrays import Array
+from .human import wilson_interval
 
 RESAMPLES = 1000
 CHUNK = 2**22  # indices drawn at once
@@ -23,7 +24,7 @@ CHUNK = 2**22  # indices drawn at once
 
 @dataclass(frozen=True)
 class Interval:
-    """A percentile bootstrap interval and how it was made."""
+    """An interval and how it was made: by percentiles of the bootstrap, or, of a share, by Wilson's formula."""
 
     low: float
     high: float
@@ -31,8 +32,11 @@ class Interval:
     level: float = 0.95
     resamples: int = RESAMPLES
     seed: int = 0
+    method: str = "bootstrap"
 
     def __str__(self) -> str:
+        if self.method != "bootstrap":
+            return f"{self.low:.4g}–{self.high:.4g} ({100 * self.level:g} %, {self.method})"
         return f"{self.low:.4g}–{self.high:.4g} ({100 * self.level:g} %, {self.resamples} resamples, seed {self.seed})"
 
 
@@ -62,6 +66,13 @@ def bootstrap_interval(
     tail = (1 - level) / 2
     low, high = value + np.quantile(total, (tail, 1 - tail)) if np.isfinite(total).all() else (np.nan, np.nan)
     return Interval(float(low), float(high), float(total.std(ddof=1)), level, resamples, seed)
+
+
+def share_interval(hits: int, n: int, *, level: float = 0.95) -> Interval:
+    """Wilson's interval of the share hits / n. A bootstrap of 50 in 50 would say 1–1, as if nothing could ever miss;
+    this one says 0.929–1. Raises ConfigError."""
+    p = hits / n if n else 0.0
+    return Interval(*wilson_interval(hits, n, level=level), (p * (1 - p) / max(n, 1)) ** 0.5, level, 0, method="Wilson")
 
 
 def _means(v: Array, resamples: int, rng: np.random.Generator) -> Array:

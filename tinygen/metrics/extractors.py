@@ -7,6 +7,13 @@ A Fréchet distance means nothing without the name of the space it was taken in.
 
 and never "FID", which is reserved for one particular Inception network, resize and N; nets/features.py, the one
 extractor that needs a file from elsewhere, says when it is granted.
+
+    randconv-v1     random filters: sees every edge and layout, knows no meaning
+    attributes-v1   a network trained on digits and shapes (nets/attributes.py): sees meaning, and hardly anything else
+    pixels          the image itself
+
+The first two are blind in different places, so a score is always shown in both, EMBEDDED, and beside its floor:
+`embedded_frechet` in baseline.py.
 """
 
 import difflib
@@ -23,6 +30,7 @@ from tinygen.errors import ConfigError, ShapeError
 
 from ._arrays import Array, as_images, flat
 from .frechet import FrechetDetails
+from .nets.attributes import Attributes
 
 BLOCK = 256  # images convolved at once: 256 x 32 x 32 x 32 x 9 float64 patches stay below 1 GB
 
@@ -138,7 +146,9 @@ class Extractor(Protocol):
         """images N,H,W,C -> N,D"""
 
 
-_REGISTRY: dict[str, Extractor] = {e.name: e for e in (RandConv(), Pixels())}
+_REGISTRY: dict[str, Extractor] = {e.name: e for e in (RandConv(), Attributes(), Pixels())}
+EMBEDDED = ("randconv-v1", "attributes-v1")
+_SHORT = {name.partition("-v")[0]: name for name in _REGISTRY}
 _NETWORK = "inception"
 
 
@@ -148,7 +158,7 @@ def extractors() -> list[str]:
 
 
 def extractor(name: str, *, weights: str | os.PathLike | None = None, **choices: str) -> Extractor:
-    """The extractor called `name`, with or without its dimension ("randconv-v1/32").
+    """The extractor called `name`, with or without its version and dimension ("randconv-v1/32", "randconv").
 
     extractor("inception", weights=PATH, resize="tf1", tap="2048"): Inception-v3 with the published file, or another of
     its form (nets/features.py). Raises ConfigError; for weights, DataError.
@@ -162,7 +172,8 @@ def extractor(name: str, *, weights: str | os.PathLike | None = None, **choices:
         from .nets.features import InceptionFeatures
 
         return InceptionFeatures(weights, **choices)
-    found = _REGISTRY.get(name.partition("/")[0])
+    bare = name.partition("/")[0]
+    found = _REGISTRY.get(_SHORT.get(bare, bare))
     if found is None:
         names = [*_REGISTRY, _NETWORK]
         near = difflib.get_close_matches(name, names, 1, 0.4)
@@ -177,9 +188,10 @@ def extractor(name: str, *, weights: str | os.PathLike | None = None, **choices:
 def frechet_label(of: str | Extractor, size: tuple[int, int], details: FrechetDetails) -> str:
     """The honest name of a score: extractor/D, what happened to images of size H,W, N real/fake, ddof and route.
 
-    of: the extractor, or the name of one that takes images as they are. It begins with FID only where the extractor
+    of: the extractor, or the name of one. It begins with FID only where the extractor
     says so: for the published Inception, on a published path, with samples enough.
     """
+    of = _REGISTRY.get(of, of) if isinstance(of, str) else of
     name, native = (of if isinstance(of, str) else of.name), f"native {size[0]}x{size[1]}"
     named = getattr(of, "frechet_name", None)
     kind = named(details.n_real, details.n_fake) if named else "FD"

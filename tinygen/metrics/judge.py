@@ -2,17 +2,21 @@
 generator.
 
 A generator's own classifier head is no witness. This one is fitted on real images that the generator has
-*not* seen, in one linear solve: no seed, no schedule, the same judge every time.
+*not* seen, in one linear solve: no seed, no schedule, the same judge every time. `label_agreement` asks it, or any
+other reader of labels, whether images show the class that was asked for, beside what it makes of real ones.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tinygen.errors import ConfigError, ShapeError
 
-from ._arrays import ROWS, Array, as_images, flat, squared_distances
+from ._arrays import ROWS, Array, as_images, flat, require_count, squared_distances
+from .bootstrap import Interval, share_interval
 
 
 class KernelJudge:
@@ -81,6 +85,71 @@ class KernelJudge:
     def histogram(self, images: npt.ArrayLike) -> Array:
         """The share of images that it reads as each class; sums to 1."""
         return label_histogram(self, images)
+
+
+class LabelReader(Protocol):
+    """What label_agreement asks of a judge."""
+
+    def labels(self, images: npt.ArrayLike) -> npt.NDArray[np.int64]: ...
+
+
+@dataclass(frozen=True)
+class LabelAgreement:
+    """The share of images that a judge reads as the class that was asked for. Wilson's intervals, which take the judge
+    as given."""
+
+    agreement: float
+    interval: Interval
+    ceiling: float  # the same of real images that the judge was not fitted on; no generator need be better
+    ceiling_interval: Interval
+    chance: float  # of images that ignore what was asked for: Σ_c (share asked for c) · (share read as c)
+    per_class: dict[int, float]  # agreement of the images that were asked to be c
+    n: int
+    n_real: int
+    judge: str
+
+    @property
+    def label(self) -> str:
+        """label agreement[judge | N]"""
+        return f"label agreement[{self.judge} | N={self.n}, ceiling {self.n_real}]"
+
+
+def label_agreement(
+    judge: LabelReader,
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    real: tuple[npt.ArrayLike, npt.ArrayLike],
+    name: str | None = None,
+    level: float = 0.95,
+) -> LabelAgreement:
+    """Does `judge` read `images` as the `labels` that their generator was asked for?
+
+    judge: a KernelJudge, or any object whose labels(images) are integers. real: (images, labels) that the judge was
+    not fitted on, for the ceiling. name: of the judge, for the label. Raises ShapeError, DtypeError, NonFiniteError,
+    ConfigError.
+    """
+    read, asked = _read(judge, images, labels, "images")
+    seen, true = _read(judge, *real, "real images")
+    right = read == asked
+    classes = np.unique(asked)
+    name = name or (f"kernel ridge fitted on {judge.n}" if isinstance(judge, KernelJudge) else type(judge).__name__)
+    return LabelAgreement(
+        float(right.mean()), share_interval(int(right.sum()), len(right), level=level),
+        float((seen == true).mean()), share_interval(int((seen == true).sum()), len(seen), level=level),
+        float(sum((asked == c).mean() * (read == c).mean() for c in classes)),
+        {int(c): float(right[asked == c].mean()) for c in classes}, len(right), len(seen), name)
+
+
+def _read(judge: LabelReader, images: npt.ArrayLike, labels: npt.ArrayLike, name: str):
+    y = np.asarray(labels)
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ShapeError(f"the labels of {name} are integers, one per image; got {y.dtype} of shape {y.shape}.")
+    x = as_images(images, name)
+    if len(x) != len(y):
+        raise ShapeError(f"there are {len(x)} {name} and {len(y)} labels; one each is needed.")
+    require_count(name, len(x), 1, "agreement of labels")
+    return np.asarray(judge.labels(images)), y
 
 
 def label_histogram(judge: KernelJudge, samples: npt.ArrayLike) -> Array:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tinygen.errors import ConfigError, ShapeError
 
 from ._arrays import Array, as_features, squared_distances
+from .bootstrap import Interval, share_interval
 from .judge import kl_to_uniform
 
 
@@ -26,6 +27,13 @@ class ModeReport:
     kl: float  # nats; of the samples within 3σ, over modes, to uniform; NaN if there are none
     counts: tuple[int, ...]  # samples within 3σ of each centre
     n: int
+    interval: Interval  # of high_quality, Wilson's
+    sigma: float
+
+    @property
+    def label(self) -> str:
+        """mode coverage[rule | modes | N]"""
+        return f"mode coverage[3σ, σ={self.sigma:g} | {self.modes} modes | N={self.n}]"
 
 
 def ring_centres(modes: int = 8, radius: float = 2.0) -> Array:
@@ -65,6 +73,8 @@ def mode_coverage(samples: npt.ArrayLike, centres: npt.ArrayLike, sigma: float) 
         kl=kl_to_uniform(counts / hits) if hits else float("nan"),
         counts=tuple(int(k) for k in counts),
         n=len(x),
+        interval=share_interval(hits, len(x)),
+        sigma=float(sigma),
     )
 
 
