@@ -97,7 +97,7 @@ def refuses(capsys, text, *argv):
 
 
 REFUSALS = [
-    (["trian"], "there is no command 'trian'; did you mean 'train'? There are: list, train, sample, evaluate, check."),
+    (["trian"], "there is no command 'trian'; did you mean 'train'? There are: list, train, sample, evaluate, judge, check."),
     (["train"], "the following arguments are required: MODEL. `tinygen train --help` lists the flags."),
     (["train", "dppm"], "there is no model 'dppm'; there are gan, dcgan, vae, conv_vae, ddpm, tiny. Did you mean 'ddpm'?"),
     (["train", "tiny", "--widht", "3"], "tinygen train has no flag --widht; did you mean '--width'? `tinygen train --help` lists the flags."),
@@ -118,9 +118,11 @@ REFUSALS = [
     (["train", "tiny", "--device", "gpu"], "unknown device 'gpu'; devices are 'cpu' and 'cuda:0', 'cuda:1', …."),
     (["sample"], "the following arguments are required: RUN. `tinygen sample --help` lists the flags."),
     (["sample", "none"], "none is not a run folder; `tinygen train` makes one, and prints its name."),
-    (["evaluate", "none"], "none is not a run folder; `tinygen train` makes one, and prints its name."),
-    (["evaluate", "none", "--metric", "frechte"], "there is no metric 'frechte'; did you mean 'frechet'? There are: frechet, labels, "
-     "memorisation, model."),
+    (["evaluate", "none"], "none: nothing of that name exists; a run folder, a folder of pictures, an .npz or one of the data sets "
+     "digits, emoji, shapes is needed."),
+    (["evaluate", "none", "--metric", "frechte"], "there is no metric 'frechte'; did you mean 'frechet'? There are: frechet, fid, "
+     "kid, cmmd, precision_recall, density_coverage, inception, vendi, memorisation, authpct, labels, attributes, psnr, ssim, lpips, "
+     "model, all."),
 ]  # fmt: skip
 
 
@@ -212,7 +214,7 @@ def test_evaluate(capsys, trained):
     )
     code, out, _ = call(capsys, "evaluate", "run", "-n", 40, "--metric", "memorisation", "--json")
     result = json.loads(out)
-    assert code == 0 and set(result["scores"]) == {"memorisation", "n", "card"} and len(result["lines"]) == 1
+    assert code == 0 and set(result["scores"]) == {"memorisation"} and len(result["lines"]) == 1
     assert json.loads((trained / "scores.json").read_text()) == result
     assert result["lines"][0] in (trained / "report.html").read_text()
 

@@ -126,11 +126,9 @@ def test_whoever_never_loses_has_no_finite_score_and_the_report_says_so():
     assert np.isnan(found.standard_errors[[0, 3]]).all() and found.order == [0, 2, 1, 3]
     assert found.notes == (
         "a never lost against b, c, directly or by way of others: no finite score is the likeliest, so +inf is "
-        "reported; "
-        "more answers would bound it.",
+        "reported; more answers would bound it.",
         "d never won against b, c, directly or by way of others: no finite score is the likeliest, so -inf is "
-        "reported; "
-        "more answers would bound it.",
+        "reported; more answers would bound it.",
     )
     assert found.probability(0, 3) == 1 and found.probability(3, 1) == 0 and found.log_likelihood > -np.inf
     cycle = metrics.bradley_terry([[0, 3, 0], [0, 0, 3], [3, 0, 0]])  # each never loses to one, and none stands apart

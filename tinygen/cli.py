@@ -1,4 +1,4 @@
-"""The command line: tinygen list | train | sample | evaluate | check.
+"""The command line: tinygen list | train | sample | evaluate | judge | check.
 
 Exit codes: 0 done; 1 a computation failed (a number stopped being finite, a gradient check found an error);
 2 the request or its input is wrong, and one sentence says how to mend it; 128 + n ended by signal n (130 is
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import re
 import shlex
@@ -26,7 +25,8 @@ HELP = """usage: tinygen COMMAND …
   list                       models, data sets, devices
   train MODEL                train a model in a run folder
   sample RUN                 draw images with a trained model
-  evaluate RUN               score its samples against held-out images
+  evaluate RUN|FOLDER|FILE   score samples or pictures, with a card of how
+  judge sheet|read           have people choose between pairs, and read their answers
   check [OP …]               verify gradients of operations by finite differences
 
 `tinygen COMMAND --help` says more, and `tinygen train MODEL --help` lists the model's own flags.
@@ -325,38 +325,19 @@ def _sample(argv: list[str]) -> int:
     return 0
 
 
-# ---- evaluate
+# ---- evaluate and judge
 
 
 def _evaluate(argv: list[str]) -> int:
-    parser = Parser("evaluate", "Score a model's samples against held-out images.")
-    add = parser.add_argument
-    add("run", metavar="RUN", help="a run folder")
-    add(
-        "--metric",
-        action="append",
-        help="frechet, labels, memorisation or model; may be repeated (default: all)",
-    )
-    add("-n", type=_whole(2), help="how many samples (default: as many as held-out images, at most 1000)")
-    add("--seed", type=_whole(0), default=0, help="of the samples (default 0)")
-    add("--device", default=None, help="cpu or cuda:0 (default: that of the training)")
-    add("--json", action="store_true", help="print JSON")
-    args = parser.parse(argv)
-    from . import evaluate, report, run
+    from . import cli_judge
 
-    folder = run.Run(args.run)
-    for name in args.metric or []:
-        if name not in evaluate.METRICS:
-            raise ConfigError(config.unknown("metric", name, evaluate.METRICS))
-    result = evaluate.evaluate(folder, args.metric, args.n, args.seed, args.device, _note)
-    report.write(folder)
-    if args.json:
-        print(json.dumps(result, indent=1))
-        return 0
-    print(f"{folder}: {result['model']} on {result['data']}, step {result['step']}, {result['n']} samples, "
-          f"seed {result['seed']}")  # fmt: skip
-    print(*result["lines"], sep="\n")
-    return 0
+    return cli_judge.evaluate(argv)
+
+
+def _judge(argv: list[str]) -> int:
+    from . import cli_judge
+
+    return cli_judge.judge(argv)
 
 
 # ---- check
@@ -388,5 +369,6 @@ def _check(argv: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "list": _list, "train": _train, "sample": _sample, "evaluate": _evaluate, "check": _check,
+    "list": _list, "train": _train, "sample": _sample, "evaluate": _evaluate, "judge": _judge,
+    "check": _check,
 }  # fmt: skip

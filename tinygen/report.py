@@ -260,8 +260,9 @@ def _scores(folder: Run) -> str:
         made = f"{found['n']} samples of seed {found['seed']}, after {found['step']} steps"
     except (OSError, ValueError, KeyError, TypeError):
         return "<p>scores.json is damaged; run `tinygen evaluate` again.</p>"
+    picture = _image(folder.card, "the report card") if folder.card.exists() else ""
     means = "".join(f"<p class=soft>{html.escape(k)}: {html.escape(METRICS[k])}</p>" for k in names)
-    return f"<pre>{html.escape(chr(10).join(lines))}</pre><p class=soft>{html.escape(made)}</p>{means}"
+    return f"<pre>{html.escape(chr(10).join(lines))}</pre><p class=soft>{html.escape(made)}</p>{picture}{means}"
 
 
 def _loss(curves: Series) -> str:

@@ -5,7 +5,7 @@ checkpoint.safetensors   the model, its optimisers and averages; checkpoint.json
 log.jsonl                one line of means every few steps
 samples/NNNNNN.png       what the model drew after so many steps
 figures/NAME.png         the model's own pictures
-loss.png  scores.json  report.html
+loss.png  scores.json  card.png  report.html
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,7 @@ class Run:
         self.samples = self.path / "samples"
         self.figures = self.path / "figures"
         self.scores = self.path / "scores.json"
+        self.card = self.path / "card.png"
         self.report = self.path / "report.html"
 
     def __str__(self) -> str:
@@ -256,19 +257,23 @@ def sample_stream(seed: int) -> Rng:
     return Rng(Rng(seed).key("sample", 0))
 
 
-def draw(model: Any, n: int, seed: int, at_once: int = 256, **options: Any) -> np.ndarray:
+def draw(
+    model: Any, n: int, seed: int, at_once: int = 256, progress: Callable[[int], object] | None = None, **options: Any
+) -> np.ndarray:
     """n samples as float32 N, H, W, C in [-1, 1], drawn at most `at_once` together, from
-    `sample_stream(seed)`."""
+    `sample_stream(seed)`. progress: told of each part how many there were."""
     from .tape import no_grad
 
     rng, training = sample_stream(seed), model.training
     model.eval()
     try:
         with no_grad():
-            parts = [
-                np.asarray(model.sample(min(at_once, n - i), rng if i == 0 else Rng(rng.key("part", i)), **options))
-                for i in range(0, n, at_once)
-            ]
+            parts = []
+            for i in range(0, n, at_once):
+                stream = rng if i == 0 else Rng(rng.key("part", i))
+                parts.append(np.asarray(model.sample(min(at_once, n - i), stream, **options)))
+                if progress is not None:
+                    progress(len(parts[-1]))
     finally:
         model.train(training)
     return np.concatenate(parts)

@@ -187,8 +187,8 @@ def _alike(contestants: Sequence[tuple[str, np.ndarray]]) -> list[np.ndarray]:
             raise DataError(f"{name} has no picture to show.")
         if x.shape[1:3] != out[0].shape[1:3]:
             raise DataError(f"{first} has pictures of {out[0].shape[2]}×{out[0].shape[1]} pixels and {name} of "
-                            f"{x.shape[2]}×"
-                            f"{x.shape[1]}; the size would tell them apart, so bring them to one.")  # fmt: skip
+                            f"{x.shape[2]}×{x.shape[1]}; the size would tell them apart, so bring them to "
+                            "one.")  # fmt: skip
     return [np.repeat(x, colour // x.shape[3], axis=3) for x in out]
 
 
@@ -234,8 +234,7 @@ def _check_answers(name: str, content: Mapping[str, Any], key: Mapping[str, Any]
     )
     if not whole or len(found) > len(key["pairs"]) or content.get("checksum") != checksum(content):
         raise DataError(f"{name} was altered after the page saved it: its answers do not have the checksum that it "
-                        "states; "
-                        "use the file as it was saved.")  # fmt: skip
+                        "states; use the file as it was saved.")  # fmt: skip
     return found
 
 

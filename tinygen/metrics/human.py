@@ -122,8 +122,7 @@ def bradley_terry(wins: npt.ArrayLike, names: Sequence[str] | None = None) -> Br
     apart = ~_reach((w + w.T) > 0)[0]
     if apart.any():
         raise DataError(f"{named[int(np.argmax(apart))]} was never compared with {named[0]}, not even by way of "
-                        f"others; "
-                        "their scores have no common scale.")  # fmt: skip
+                        "others; their scores have no common scale.")  # fmt: skip
     both = reach & reach.T
     core = np.flatnonzero(both[np.argmax(both.sum(1))])
     scores, covariance, steps = np.full(k, np.nan), np.full((k, k), np.nan), 0
@@ -162,9 +161,8 @@ def _maximise(w: Array) -> tuple[Array, int]:
         p = won / share.sum(1)
         p /= np.exp(np.log(p).mean())
     raise NonFiniteError(
-        f"the Bradley–Terry scores did not settle in {STEPS:,} steps: hardly any answer bounds one contestant "
-        f"against the "
-        "others; gather more."
+        f"the Bradley–Terry scores did not settle in {STEPS:,} steps: hardly any answer bounds one contestant against "
+        "the others; gather more."
     )
 
 
@@ -182,8 +180,7 @@ def _notes(names: tuple[str, ...], w: Array, core: np.ndarray, above: np.ndarray
         group = [names[i] for i in np.flatnonzero(mask)]
         if group:
             out.append(f"{', '.join(group)} {did} against {others}, directly or by way of others: no finite score is "
-                       f"the "
-                       f"likeliest, so {sign} is reported; more answers would bound it.")  # fmt: skip
+                       f"the likeliest, so {sign} is reported; more answers would bound it.")  # fmt: skip
     unknown = [names[i] for i in range(len(names)) if i not in core and not above[i] and not below[i]]
     if unknown:
         out.append(f"no answer orders {', '.join(unknown)} and {others}.")
