@@ -15,6 +15,8 @@ Each is a Fréchet distance, averaged over ten random halvings, and given as z: 
 halvings above their mean, the floor. A response is monotone if every step raises the mean distance, the first above
 that of the same halvings left clean. 1,796 images of each set: digits of both halves, shapes of the test part, which
 the network has not seen. Pixels are asked of digits only: those of shapes have 3,072 dimensions.
+
+Of the shapes, also the share of the features' variance that goes with each attribute: what counts in a distance.
 """
 
 from __future__ import annotations
@@ -110,6 +112,20 @@ def images_of(name: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return found.images[pick] / 255.0, found.labels[pick]
 
 
+def variance_shares(name: str, n: int, seed: int) -> dict[str, float]:
+    """Of the variance of all features, summed, the share between the classes of each attribute of the shapes."""
+    found = data.load("shapes", "test")
+    pick = np.random.default_rng(seed).permutation(len(found))[:n]
+    features = metrics.extractor(name)(found.images[pick])
+    assert found.attributes is not None
+    shares = {}
+    for attribute in ("shape", "colour", "size", "cell", "background"):
+        labels = found.attributes[attribute][pick]
+        between = np.stack([features[labels == c].mean(0) for c in range(labels.max() + 1)])[labels]
+        shares[attribute] = float(between.var(0).sum() / features.var(0).sum())
+    return shares
+
+
 def picture(result: dict[str, Any], path: Path) -> None:
     """z + 1 against the step, on a logarithmic scale: one small chart for each data set and way to be worse."""
     from PIL import Image, ImageDraw, ImageFont
@@ -119,7 +135,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     colours = {"randconv-v1": (32, 96, 176), "attributes-v1": (208, 80, 32), "pixels": (150, 150, 150)}
     rows = list(result)
     hows = list(STEPS["digits"])
-    image = Image.new("RGB", (width * len(hows) + 2 * left, top + height * len(rows) + 24 * big), "white")
+    image = Image.new("RGB", (width * len(hows) + left, top + height * len(rows)), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(11 * big)
     high = np.log10(1 + max(max(r["z"]) for s in result.values() for e in s.values() for r in e["responses"].values()))
     for i, (name, colour) in enumerate(colours.items()):
@@ -168,9 +184,12 @@ def main() -> None:
                 verdict = "" if r["monotone"] else "  not monotone"
                 print(f"    {how:16s} z {' '.join(f'{z:.3g}' for z in r['z'])}{verdict}"
                       f"  ({r['share_of_halvings_monotone']:.0%} of the halvings)")
+    shares = {n: variance_shares(n, N, chosen.seed) for n in metrics.EMBEDDED}
+    print(shares)
     if chosen.dry:
         return
-    write("extractors", {"seed": chosen.seed, "halvings": HALVINGS, "clean_splits": CLEAN, "sets": result})
+    write("extractors", {"seed": chosen.seed, "halvings": HALVINGS, "clean_splits": CLEAN, "sets": result,
+                         "variance_of_shapes_features": shares})
     picture(result, ROOT / "docs" / "images" / "extractors.png")
 
 

@@ -190,6 +190,8 @@ def test_score_digits(digits, samples, blocks):
     )
     assert score["memorisation"]["ratio"] < 0.5
     assert score["card"]["extractors"]["randconv-v1"].startswith("sha256:")
+    assert score["card"]["resize"] == {"randconv-v1": "native 8x8", "attributes-v1": "bilinear-aa 32x32",
+                                       "pixels": "native 8x8"}  # fmt: skip
     text = "\n".join(metrics.score_lines(score))
     assert "FID" not in text and "FID" not in json.dumps(score)
     assert f"N={n}/{n}" in text and "times the floor" in text

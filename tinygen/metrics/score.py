@@ -1,7 +1,7 @@
 """One call that judges a generator of digits, with everything needed to read the answer.
 
 Three questions, each with its own witness: is the distribution right (Fréchet distance over the
-real-against-real floor, in two feature spaces, because one alone can be blind), is every digit drawn (labels
+real-against-real floor, in three feature spaces, because one alone can be blind), is every digit drawn (labels
 by a judge fitted on images that the generator has not seen), and are they new (distance to the nearest
 training image).
 """
@@ -15,12 +15,12 @@ import numpy.typing as npt
 from tinygen.errors import DataError, DtypeError, ShapeError
 
 from .baseline import relative_frechet
-from .extractors import extractor, frechet_label
+from .extractors import EMBEDDED, extractor, frechet_label
 from .frechet import frechet_distance
 from .judge import KernelJudge, label_histogram
 from .memorisation import memorisation_ratio
 
-EXTRACTORS = ("randconv-v1", "pixels")
+EXTRACTORS = (*EMBEDDED, "pixels")
 
 
 def score_digits(
@@ -106,7 +106,7 @@ def score_digits(
         },
         "card": {
             "distance": "Fréchet, squared; covariance ddof 1; no regularisation; float64",
-            "resize": f"none, native {size[0]}x{size[1]}",
+            "resize": {name: getattr(extractor(name), "path", f"native {size[0]}x{size[1]}") for name in EXTRACTORS},
             "pixels": "uint8 / 255",
             "extractors": {name: extractor(name).digest for name in EXTRACTORS},
             "floor": f"mean over {splits} random pairs of disjoint sets of {n}, from train + heldout",
