@@ -28,10 +28,11 @@ from typing import Any
 import numpy as np
 
 from . import checkpoint, config, data, metrics, run, subject
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, DtypeError, ShapeError
 from .metrics import battery, card, saved, witness
 from .metrics.battery import Score, Sets, plain
 from .metrics.networks import Networks
+from .metrics.resize import check_resizer
 from .rng import Rng
 from .run import Run
 from .subject import Bar, Subject
@@ -70,6 +71,7 @@ METRICS = {
 }
 PAIRED = ("psnr", "ssim", "lpips")
 COMPARING = ("frechet", "fid", "kid", "cmmd", "precision_recall", "density_coverage", *PAIRED)
+SSIM_SIDE = 11  # pixels, of its window
 LIMIT = 1000  # samples, and held-out images, unless more are asked for
 REAL_LIMIT = 5000  # training images that a floor or a nearest neighbour is taken from
 
@@ -161,7 +163,7 @@ def judge(
     for name in wanted or ():
         if name not in METRICS and name != "all":
             raise ConfigError(config.unknown("metric", name, [*METRICS, "all"]))
-    nets = Networks(weights, resize)
+    nets = Networks(weights, check_resizer(resize))
     chosen_extractors = [nets.extractor(name) for name in dict.fromkeys(extractors)]
     model, heldout, learned, settings = None, None, None, None
     folder = Run(what)
@@ -192,10 +194,14 @@ def judge(
     scores: dict[str, list[Score]] = {}
     with bar("scores", len(wanted)) as tick:
         for name in wanted:
-            scores[name] = _measure(name, sets, fake, real, learnt, nets, model, heldout, seed, say)
+            try:
+                scores[name] = _measure(name, sets, fake, real, learnt, nets, model, heldout, seed, say)
+            except (ShapeError, DtypeError) as error:  # the images came from outside, so this is about them
+                raise DataError(f"{name}: {error}") from error
             tick(1)
     lines = [s.line for name in wanted for s in scores[name]]
     notes = [f"{s.name}: {note}" for s in (fake, real, learnt) if s is not None for note in s.notes]
+    notes += dict.fromkeys(t for name in wanted for s in scores[name] for t in s.notes if t.startswith("N differs"))
     result: dict[str, Any] = {
         "card": 1, "tinygen": checkpoint.versions()["tinygen"], "versions": checkpoint.versions(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.perf_counter() - began, 3),
@@ -318,7 +324,8 @@ def _applicable(fake: Subject, real: Subject | None, learnt: Subject | None, mod
     if both and model is None:
         try:
             subject.pair_by_name(fake, real)  # type: ignore[arg-type]
-            can |= {"psnr": True, "ssim": True, "lpips": nets.lpips is not None}
+            large = fake.images is not None and min(fake.images.shape[1:3]) >= SSIM_SIDE
+            can |= {"psnr": True, "ssim": large, "lpips": nets.lpips is not None}
         except (ConfigError, DataError):
             pass
     return [name for name in METRICS if can.get(name)]

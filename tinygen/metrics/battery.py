@@ -10,6 +10,7 @@ for the keys of a report card.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -77,7 +78,8 @@ class Score:
             text += f" ± {self.deviation:.2g}" if self.deviation is not None else ""
             if self.interval is not None and np.isfinite(self.interval).all():
                 text += f" (95 %: {self.interval[0]:.4g}–{self.interval[1]:.4g})"
-        return "; ".join([text, *(note.rstrip(".") for note in self.notes)])
+        # the label has both N already
+        return "; ".join([text, *(note.rstrip(".") for note in self.notes if not note.startswith("N differs"))])
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON knows it; numbers that are not finite are None."""
@@ -121,8 +123,10 @@ class Sets:
     def path(self, e: Extractor) -> str:
         """How an image gets to the extractor."""
         images = next((x for x in (self.fake, self.real) if x is not None), None)
-        native = f"native {images.shape[1]}x{images.shape[2]}" if images is not None else "native"
-        return getattr(e, "path", native)
+        if images is not None:
+            return getattr(e, "path", f"native {images.shape[1]}x{images.shape[2]}")
+        labels = [s.statistics.label.split(" | ") for s in (*self.fake_saved, *self.real_saved)]
+        return next((x[1] for x in labels if len(x) == 3 and x[2] == e.digest), "unknown")
 
     def moments(self, e: Extractor, which: str) -> np.ndarray | FeatureStatistics:
         """Features, or the saved statistics of the same definition. Raises ConfigError."""
@@ -336,8 +340,8 @@ def _fake(sets: Sets, e: Extractor, metric: str) -> np.ndarray:
 
 
 def _label(sets: Sets, e: Extractor, details: FrechetDetails) -> str:
-    images = next((x for x in (sets.fake, sets.real) if x is not None), np.empty((0, 0, 0, 1)))
-    return frechet_label(e, (images.shape[1], images.shape[2]), details)
+    size = re.fullmatch(r"native (\d+)x(\d+)", sets.path(e))
+    return frechet_label(e, (int(size[1]), int(size[2])) if size else (0, 0), details)
 
 
 def _published(e: Extractor) -> bool:

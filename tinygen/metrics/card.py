@@ -22,6 +22,7 @@ REAL, FAKE = "#2166ac", "#d6604d"
 TIMES = 2  # drawn so much larger, then reduced: edges become smooth
 WIDTH, MARGIN, GAP = 1200, 30, 24
 COLUMNS, ROWS = 20, 3  # of pairs of a sample and its neighbour
+GLYPHS = {ord("–"): "-", ord("∞"): "inf"}  # that Pillow's font lacks
 PLOT = 300  # height of a chart
 MOST_POINTS = 1500  # of a set in a scatter
 MOST_IMAGES = 2000  # of a set in a spectrum
@@ -135,7 +136,7 @@ class _Sheet:
             self.image, self.pen = larger, ImageDraw.Draw(larger)
 
     def label(self, x: float, y: float, text: str, size: int, colour: str, anchor: str = "la") -> None:
-        self.pen.text((x * TIMES, y * TIMES), text, fill=colour, font=self.fonts[size], anchor=anchor)
+        self.pen.text((x * TIMES, y * TIMES), text.translate(GLYPHS), fill=colour, font=self.fonts[size], anchor=anchor)
 
     def text(self, text: str, size: int, colour: str, after: float) -> None:
         self.room(size * 1.4)

@@ -20,7 +20,6 @@ import numpy as np
 
 from tinygen.errors import DataError, UserError
 
-from ._arrays import as_features
 from .baseline import Floor
 from .statistics import FeatureStatistics
 
@@ -66,7 +65,7 @@ def is_statistics(path: str | Path) -> bool:
 def load(path: str | Path, n: int | None = None) -> list[Saved]:
     """What `save` wrote, or the mu and sigma of pytorch-fid, clean-fid or ADM with the count that these do not state.
 
-    Nothing is unpickled, and no array is allocated that the file does not hold. Raises DataError, NonFiniteError.
+    Nothing is unpickled, and no array is allocated that the file does not hold. Raises DataError.
     """
     from tinygen.data.readers import npz
     from tinygen.data.readers.files import ARCHIVE_ERRORS, Source
@@ -96,7 +95,10 @@ def _one(path: str | Path, found: dict[str, np.ndarray], end: str, n: int | None
     if {mean.dtype.kind, sigma.dtype.kind} != {"f"}:
         raise DataError(f"{path} has mu{end} of {mean.dtype} and sigma{end} of {sigma.dtype}; floating-point numbers "
                         "are needed.")  # fmt: skip
-    mean, sigma = as_features(mean[None], f"mu{end} of {path}")[0], as_features(sigma, f"sigma{end} of {path}")
+    mean, sigma = mean.astype(np.float64), sigma.astype(np.float64)
+    if not (np.isfinite(mean).all() and np.isfinite(sigma).all()):
+        raise DataError(f"{path} has values in mu{end} or sigma{end} that are not finite; save it again from sound "
+                        "images.")
     if np.abs(sigma - sigma.T).max() > 1e-6 * np.abs(sigma).max() or np.diagonal(sigma).min() < 0:
         raise DataError(f"{path}: sigma{end} is not symmetric with a diagonal from 0 on, so it is no covariance.")
     count = found["n" + end] if "n" + end in found else None
