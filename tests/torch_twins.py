@@ -196,7 +196,7 @@ def conv2d_weight_grad(x, gy, *, w_shape, **attrs):
     return adjoint(lambda w: conv2d(x, w, **attrs), w_shape, gy)
 
 
-def conv_transpose2d(x, w, b=None, *, stride, padding, output_padding, dilation, groups):
+def conv_transpose2d(x, w, b=None, *, stride, padding, output_padding, dilation, groups, impl=None):
     kh, kw, c, f = w.shape
     theirs = w.reshape(kh, kw, c, groups, f // groups).permute(3, 2, 4, 0, 1).reshape(c * groups, f // groups, kh, kw)
     y = nchw(lambda t: F.conv_transpose2d(t, theirs, None, pair(stride), 0, pair(output_padding), groups,
