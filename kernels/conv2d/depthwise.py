@@ -1,7 +1,8 @@
 """Depthwise convolution: one input channel a group, so that nothing is summed over channels and memory sets the pace.
 
-ROWS neighbouring results at a time, a vector of channels of each in registers, take in the runs of all taps, found by
-the table of gemm.py; each pixel of the image is fetched from memory once. README.md has the three forms.
+At 3×3 and stride 1 a window slides along the lines of the image (window.py). Else ROWS neighbouring results at a time,
+a vector of channels of each in registers, take in the runs of all taps, found by the table of gemm.py. Either way each
+pixel of the image is fetched from memory once. README.md has the three forms.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from tinygen.kernels.threads import PIECE, PIECES, get_threads, grain, run
 
 from . import simd
 from .gemm import PIXELS, look_at, look_up, place, ready
+from .window import slide
+
+# Results along a line for which a window slides before it turns to the next vector of channels: few, so that memory is
+# read nearly as it lies.
+STRETCH = 32
 
 
 def forward(x, w, geo):
@@ -48,6 +54,13 @@ def weight_grad(x, g, geo):
 def _each(src, w, dst, geo, backward, slots) -> None:
     """dst = src · w for each channel, or, given slots for w to be summed in, w += src · dst."""
     chunks, C = PIECES * get_threads(), src.shape[3]
+    if geo[:6] == (3, 3, 1, 1, 1, 1):
+        top, left = geo[6:8]
+        if backward:
+            w, top, left = np.ascontiguousarray(w[::-1, ::-1]), 2 - top, 2 - left
+        run(_slide_whole, chunks, src.reshape(-1), w.reshape(-1), dst.reshape(-1), src.shape, dst.shape, top, left,
+            chunks, slots, least=grain(chunks, src.size + dst.size, PIECE))
+        return
     n = chunks * min(geo[2], geo[10]) * min(geo[3], geo[11]) if backward else chunks
     run(_whole, n, src.reshape(-1), w.reshape(-1), dst.reshape(-1), geo, (src.shape[0], C, 0, C), backward, chunks,
         slots, least=grain(n, src.size + dst.size, PIECE))
@@ -89,9 +102,33 @@ def _piece(src, w, dst, geo, runs, backward, chunks, slots, first, last):
                     simd.multiply_each(table, p, PIXELS, taps, T, c, w, outs + p, slots)
 
 
-_pieces = loop(_piece)
+@njit(cache=True, error_model="numpy", nogil=True)
+def _slide(src, w, dst, size, into, top, left, chunks, slots, first, last):
+    """The chunks first … last of the lines of results, images of the shape `into`, from images of the shape `size`."""
+    (_, H, W, C), (N, OH, OW, _) = size, into
+    lanes, pitch, line = simd.VECTOR // src.itemsize, C * src.itemsize, W * C * src.itemsize
+    base, out, zeros = src.ctypes.data, dst.ctypes.data, np.zeros(lanes, src.dtype)
+    nothing = zeros.ctypes.data
+    for chunk in range(first, last):
+        w0 = chunk * 9 * C if slots else 0
+        for q in range(N * OH * chunk // chunks, N * OH * (chunk + 1) // chunks):
+            n, i = q // OH, q % OH - top
+            a, b, c = base + (n * H + i) * line, base + (n * H + i + 1) * line, base + (n * H + i + 2) * line
+            for p in range(0, OW, STRETCH):
+                for k in range(0, C, lanes):
+                    shift = k * src.itemsize
+                    slide((a + shift, b + shift, c + shift), (i, i + 1, i + 2), H, nothing, pitch, p - left, W,
+                          min(STRETCH, OW - p), w, w0 + k, C, out + (q * OW + p) * pitch + shift, slots)
+
+
+_pieces, _slides = loop(_piece), loop(_slide)
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
 def _whole(team, pieces, n, *args):
     divide(team, pieces, n, _pieces(args))
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _slide_whole(team, pieces, n, *args):
+    divide(team, pieces, n, _slides(args))
