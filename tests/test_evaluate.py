@@ -363,6 +363,37 @@ def test_weights_that_are_not_the_published_ones(capsys):
         battery.measure("fid", battery.Sets(TEST[:5], TEST[:5], inception=Stand()))
 
 
+@pytest.mark.parametrize("net, layers", [
+    ("squeeze", {"features.0": (64, 3, 3, 3), "features.3.squeeze": (16, 64, 1, 1)}),
+    ("vgg", {"features.0": (64, 3, 3, 3), "features.28": (512, 512, 3, 3)}),
+    ("alex", {"features.0": (64, 3, 11, 11), "features.10": (256, 256, 3, 3)}),
+])  # fmt: skip
+def test_a_trunk_is_known_by_its_names(net, layers):
+    """By torchvision's and by those of the package lpips; one network, whole, is scored."""
+    from tinygen.metrics.nets.trunks import STEPS, Layer, _convolutions
+    from tinygen.metrics.networks import Networks, _trunk
+    from tinygen.metrics.weights import WeightFile
+
+    assert _trunk(WeightFile({f"{k}.weight": np.zeros(v) for k, v in layers.items()}, "0", "", Path())) == net
+    if net != "squeeze":
+        return
+    from safetensors.numpy import save_file
+
+    draw, arrays = np.random.RandomState(0).standard_normal, {}
+    for step in STEPS[net]:
+        for name, shape in _convolutions(step) if isinstance(step, Layer) else ():
+            arrays[f"{name}.weight"] = (draw(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+            arrays[f"{name}.bias"] = np.zeros(shape[0], np.float32)
+    save_file(arrays, "squeeze.safetensors")
+    x = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    folder("x", x)
+    folder("y", noisy(x))
+    r = judge("y", against="x", chosen=["lpips"], weights=["squeeze.safetensors"]).result["scores"]["lpips"][0]
+    direct = metrics.LPIPS("squeeze", "squeeze.safetensors")(noisy(x), x)
+    assert r["value"] == pytest.approx(direct.mean()) and r["label"].startswith("perceptual distance[squeeze ")
+    assert Networks(["squeeze.safetensors"], "tf1").inception is None
+
+
 # ---- the card
 
 
@@ -405,6 +436,10 @@ def test_the_plane_shows_what_spreads_most():
     assert s.real.std(0) == pytest.approx(x[:150, :2].std(0), rel=0.05)
     flat = card.plane("one", np.zeros((3, 1)), np.ones((3, 1)))
     assert flat.real.shape == (3, 2) and np.isfinite(flat.real).all()
+
+
+def test_text_is_spelled_in_letters_that_can_be_drawn():
+    assert card.spelled("Fréchet 1–2 ± 3, MMD² 8×8, FD∞, 数") == "Frechet 1-2 ± 3, MMD2 8x8, FDinf, ?"
 
 
 def test_a_picture_of_what_little_there_is():

@@ -156,7 +156,7 @@ def judge(
     extractors: names, "inception" with its weights among them; a pair of embedded ones by default. weights: files of
     Inception (fid, inception) or of a trunk (lpips), told apart by what they hold. resize: the path to Inception. n:
     samples to draw, or at most so many images of either set. count: of statistics that do not say their n.
-    Raises UserError and its kind, ShapeError.
+    Raises UserError and its kinds.
     """
     began = time.perf_counter()
     wanted = list(dict.fromkeys(name.replace("-", "_") for name in chosen)) if chosen else None
@@ -186,10 +186,10 @@ def judge(
         wanted = _usual(can, fake, real)
     elif "all" in wanted:
         wanted = can
+    if not sets.extractors:
+        sets.extractors = _by_label(fake, real, nets)
     if not sets.extractors and sets.fake is not None and (set(wanted) & set(battery.BY_EXTRACTOR)):
         sets.extractors = battery.default_pair(sets.fake.shape[1:])
-    elif not sets.extractors:
-        sets.extractors = _by_label(fake, real)
     _check(sets, fake, real, wanted)
     scores: dict[str, list[Score]] = {}
     with bar("scores", len(wanted)) as tick:
@@ -280,11 +280,13 @@ def _check(sets: Sets, fake: Subject, real: Subject | None, wanted: Sequence[str
                         f"{native[0] if native else 'memorisation'} takes them as they are, so bring both to one size.")
 
 
-def _by_label(fake: Subject, real: Subject | None) -> list[metrics.Extractor]:
-    """The embedded extractors that saved statistics were taken in."""
+def _by_label(fake: Subject, real: Subject | None, nets: Networks) -> list[metrics.Extractor]:
+    """The extractors that saved statistics were taken in, as far as they are at hand."""
     held = fake.statistics or (real.statistics if real is not None else [])
-    names = [s.statistics.label.partition("/")[0] for s in held]
-    return [metrics.extractor(name) for name in names if name in metrics.extractors()]
+    labels = [s.statistics.label for s in held]
+    known = [metrics.extractor(t.partition("/")[0]) for t in labels if t.partition("/")[0] in metrics.extractors()]
+    fits = nets.inception is not None and any(t == "" or t.endswith(nets.inception.digest) for t in labels)
+    return [*known, *([nets.inception] if fits else [])]
 
 
 # ---- which metrics apply, and what they say

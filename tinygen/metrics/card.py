@@ -5,6 +5,7 @@ Numbers can be right and samples bad; the picture is what lets a reader doubt a 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ REAL, FAKE = "#2166ac", "#d6604d"
 TIMES = 2  # drawn so much larger, then reduced: edges become smooth
 WIDTH, MARGIN, GAP = 1200, 30, 24
 COLUMNS, ROWS = 20, 3  # of pairs of a sample and its neighbour
-GLYPHS = {ord("–"): "-", ord("∞"): "inf"}  # that Pillow's font lacks
+DRAWN, SPELLED = "±°·…", str.maketrans({"–": "-", "×": "x", "∞": "inf", "≤": "<=", "≥": ">="})
 PLOT = 300  # height of a chart
 MOST_POINTS = 1500  # of a set in a scatter
 MOST_IMAGES = 2000  # of a set in a spectrum
@@ -114,6 +115,15 @@ def draw(
     return sheet.finish()
 
 
+def spelled(text: str) -> str:
+    """Text in the letters that Pillow's own font has: ASCII and a few signs; accents are dropped, the rest is "?"."""
+    out = []
+    for c in text.translate(SPELLED):
+        near = c if c in DRAWN else unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode()
+        out.append(near or "?")
+    return "".join(out)
+
+
 class _Sheet:
     """A page that grows downwards; all lengths are in pixels of the finished picture."""
 
@@ -136,7 +146,7 @@ class _Sheet:
             self.image, self.pen = larger, ImageDraw.Draw(larger)
 
     def label(self, x: float, y: float, text: str, size: int, colour: str, anchor: str = "la") -> None:
-        self.pen.text((x * TIMES, y * TIMES), text.translate(GLYPHS), fill=colour, font=self.fonts[size], anchor=anchor)
+        self.pen.text((x * TIMES, y * TIMES), spelled(text), fill=colour, font=self.fonts[size], anchor=anchor)
 
     def text(self, text: str, size: int, colour: str, after: float) -> None:
         self.room(size * 1.4)
