@@ -77,7 +77,8 @@ class Score:
             text = f"{self.label} = {self.value:.4g}"
             text += f" ± {self.deviation:.2g}" if self.deviation is not None else ""
             if self.interval is not None and np.isfinite(self.interval).all():
-                text += f" (95 %: {self.interval[0]:.4g}–{self.interval[1]:.4g})"
+                low, high = (round(v, 12) for v in self.interval)  # a share's bound of 4e-19 is 0
+                text += f" (95 %: {low:.4g}–{high:.4g})"
         # the label has both N already
         return "; ".join([text, *(note.rstrip(".") for note in self.notes if not note.startswith("N differs"))])
 
