@@ -261,6 +261,7 @@ def _scores(folder: Run) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "<p>scores.json is damaged; run `tinygen evaluate` again.</p>"
     picture = _image(folder.card, "the report card") if folder.card.exists() else ""
+    picture = picture.replace("<img ", "<img style='image-rendering:auto' ", 1)  # it is text, not pixels
     means = "".join(f"<p class=soft>{html.escape(k)}: {html.escape(METRICS[k])}</p>" for k in names)
     return f"<pre>{html.escape(chr(10).join(lines))}</pre><p class=soft>{html.escape(made)}</p>{picture}{means}"
 
