@@ -143,6 +143,19 @@ _lock, _unlock = (_posix(f"pthread_mutex_{k}", MUTEX) for k in ("lock", "unlock"
 _wait, _wake = _posix("pthread_cond_wait", COND, MUTEX), _posix("pthread_cond_broadcast", COND)
 
 
+def _lent(builder, kind: Any, value):
+    """The arrays in a value without their reference counts: whoever opened the region keeps them alive. Threads that
+    take slices of one array would otherwise count them in the same word, and wait for each other."""
+    if isinstance(kind, types.Array):
+        for field in (0, 1):  # who owns the memory, and its Python object
+            value = builder.insert_value(value, ir.Constant(value.type.elements[field], None), field)
+        return value
+    if isinstance(kind, types.BaseTuple):
+        for k, inner in enumerate(kind.types):
+            value = builder.insert_value(value, _lent(builder, inner, builder.extract_value(value, k)), k)
+    return value
+
+
 def loop(body):
     """For use in compiled code: loop(body)((a, b, …)) is what `run` divides, calls of body(a, b, …, first, last).
 
@@ -162,7 +175,8 @@ def loop(body):
             piece.linkage = "internal"
             inside = ir.IRBuilder(piece.append_basic_block())
             where = inside.inttoptr(piece.args[0], context.get_value_type(args).as_pointer())
-            bound = [inside.extract_value(inside.load(where), k) for k in range(len(args.types))]
+            values_ = inside.load(where)
+            bound = [_lent(inside, kind, inside.extract_value(values_, k)) for k, kind in enumerate(args.types)]
             callee = context.declare_function(builder.module, result.fndesc)
             context.call_conv.call_function(inside, callee, types.none, inner, [*bound, *piece.args[1:]])
             inside.ret_void()
