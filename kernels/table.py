@@ -67,7 +67,8 @@ def tables(kernel: str, memo: dict | None, p, g, *state) -> list[Table]:
                     f"shape and dtype, but the parameter is {shape} {dtype} and one is {a.shape} {a.dtype}, "
                     f"writeable={a.flags.writeable}, contiguous={a.flags.c_contiguous}.")
         groups.setdefault(dtype, []).append(k)
-    full: list[list] = [columns[0], grads, *([q if a is None else a for q, a in zip(columns[0], c)] for c in columns[2:])]
+    own = columns[0]
+    full: list[list] = [own, grads, *([q if a is None else a for q, a in zip(own, c)] for c in columns[2:])]
     made = [Table([[column[k] for k in members] for column in full]) for members in groups.values()]
     if memo is not None:
         memo.update(arrays=fixed, tables=made, members=list(groups.values()))

@@ -151,7 +151,7 @@ def _lent(builder, kind: Any, value):
             value = builder.insert_value(value, ir.Constant(value.type.elements[field], None), field)
         return value
     if isinstance(kind, types.BaseTuple):
-        for k, inner in enumerate(kind.types):
+        for k, inner in enumerate(kind.types):  # type: ignore[attr-defined]
             value = builder.insert_value(value, _lent(builder, inner, builder.extract_value(value, k)), k)
     return value
 

@@ -26,6 +26,7 @@ print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if
     ("x, w = T(1, 512, 512, 32), T(3, 3, 32, 32); tg.grad(ops.sum(ops.conv2d(x, w, padding=1)), [x, w])", 600),
 ], ids=["attention", "7×7", "winograd"])  # fmt: skip
 def test_peak_memory_stays_near_inputs_and_outputs(work, most):
-    done = subprocess.run([sys.executable, "-c", PROGRAM.format(work=work)], capture_output=True, text=True, timeout=120)
+    program = PROGRAM.format(work=work)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < most
