@@ -27,6 +27,8 @@ VIEWS = {
     "ravel", "reshape", "squeeze", "swapaxes", "transpose",
 }  # fmt: skip
 CUBLAS = {"matmul", "dot", "tensordot", "einsum", "vdot", "inner", "outer"}
+CUSOLVER = {"cholesky", "det", "inv", "slogdet", "solve"}
+ABOUT = {"ndim", "result_type", "shape", "size"}  # of arrays, not of what is in them
 PLAIN = {
     "abs", "absolute", "add", "all", "amax", "amin", "any", "arange", "arccos", "arcsin", "arctan", "arctan2",
     "argmax", "argmin", "argsort", "bincount", "bitwise_and", "bitwise_or", "bitwise_xor", "bool_",
@@ -35,13 +37,13 @@ PLAIN = {
     "floor_divide", "fmax", "fmin", "full", "full_like", "greater", "greater_equal", "hypot", "identity",
     "invert", "isfinite", "isinf", "isnan", "left_shift", "less", "less_equal", "linspace", "log", "log10",
     "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "max", "maximum",
-    "may_share_memory", "mean", "min", "minimum", "mod", "multiply", "nan_to_num", "negative", "nonzero",
+    "mean", "min", "minimum", "mod", "multiply", "nan_to_num", "negative", "nonzero",
     "not_equal", "ones", "ones_like", "pad", "power", "prod", "put_along_axis", "reciprocal", "remainder",
     "repeat", "right_shift", "rint", "roll", "searchsorted", "sign", "signbit", "sin", "sinh", "sort", "sqrt",
     "square", "stack", "std", "subtract", "sum", "take", "take_along_axis", "tan", "tanh", "tile", "trace",
     "tri", "tril", "triu", "true_divide", "trunc", "var", "where", "zeros", "zeros_like",
 }  # fmt: skip
-FUNCTIONS = VIEWS | CUBLAS | PLAIN
+FUNCTIONS = VIEWS | CUBLAS | PLAIN | ABOUT
 TYPES = {"bool_", "dtype", "float16", "float32", "float64", "inf", "int16", "int32", "int64", "int8", "nan", "newaxis",
          "pi", "uint16", "uint32", "uint64", "uint8"}  # fmt: skip
 NOT_TAKEN = {"put_along_axis"}  # wait for the host in CuPy: not under capture
@@ -114,7 +116,7 @@ def _wrap(made: Any) -> Any:
     if isinstance(made, np.ndarray | np.generic):
         return ndarray(np.asarray(made))
     if isinstance(made, tuple | list):
-        return type(made)(_wrap(m) for m in made)
+        return [_wrap(m) for m in made] if isinstance(made, list) else tuple([_wrap(m) for m in made])
     return made
 
 
@@ -319,9 +321,7 @@ def _function(name: str) -> Callable:
             return asarray(*args, **kwargs)
         found: list[np.ndarray] = []
         bare, named = _bare(args, found), _bare(kwargs, found)
-        if name == "put_along_axis":
-            return plain(*bare, **named)
-        if name == "may_share_memory":
+        if name in ABOUT or name == "put_along_axis":
             return plain(*bare, **named)
         if out is not None:
             target = _bare(out)
@@ -369,6 +369,36 @@ def get_array_module(*args: Any) -> Any:
     import sys
 
     return sys.modules[__name__] if any(isinstance(a, ndarray) for a in args) else np
+
+
+class _Solvers:
+    """cupy.linalg"""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in CUSOLVER:
+            raise AttributeError(f"the emulated device has no linalg.{name}; CUSOLVER in emulated.py names what there is.")
+
+        def call(*args):
+            _forbid(f"linalg.{name} (cuSOLVER)")
+            return _wrap(getattr(np.linalg, name)(*_bare(args)))
+
+        return call
+
+
+class _Special:
+    """cupyx.scipy.special"""
+
+    @staticmethod
+    def erf(x: ndarray, out: ndarray | None = None) -> ndarray:
+        from scipy.special import erf
+
+        if out is None:
+            return _make(lambda: erf(x._a), [x._a], False)
+        _write(lambda: erf(x._a, out=out._a))
+        return out
+
+
+linalg, special = _Solvers(), _Special()
 
 
 class RawModule:

@@ -259,9 +259,9 @@ def _erf(xp):
     """The error function of arrays."""
     if xp is np:
         from scipy.special import erf as function
-    else:
-        from cupyx.scipy.special import erf as function
-    return function
+
+        return function
+    return backend.special().erf
 
 
 @op(flops=lambda x: _COST * x.size)
