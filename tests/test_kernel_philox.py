@@ -4,8 +4,10 @@ import numba
 import numpy as np
 import pytest
 
+from tinygen.errors import DeviceError
+from tinygen.kernels import cuda as gpu
 from tinygen.kernels import philox
-from tinygen.kernels.philox import cpu, loops
+from tinygen.kernels.philox import cpu, elementary, loops
 
 KEY = 0x299F31D0A4093822
 
@@ -43,7 +45,7 @@ def test_fast_path_equals_the_definition(n):
     np.testing.assert_array_equal(got["uniform32"], loops.uniform(KEY, n, -1.5, 3.0, np.float32))
     np.testing.assert_array_equal(got["uniform64"], loops.uniform(KEY, n, -1.5, 3.0, np.float64))
     np.testing.assert_array_equal(got["normal32"], loops.normal(KEY, n, np.float32))
-    np.testing.assert_allclose(got["normal64"], loops.normal(KEY, n, np.float64), rtol=1e-15)
+    np.testing.assert_array_equal(got["normal64"], loops.normal(KEY, n, np.float64))
     np.testing.assert_array_equal(got["integers"], loops.integers(KEY, n, -7, 1000))
     np.testing.assert_array_equal(philox.permutation(KEY, n), loops.permutation(KEY, n))
 
@@ -55,6 +57,31 @@ def test_integers_of_any_span_equal_the_definition(span):
     got = philox.integers(KEY, (300,), low, low + span)
     np.testing.assert_array_equal(got, loops.integers(KEY, 300, low, low + span))
     assert low <= got.min() and int(got.max()) < low + span
+
+
+def test_the_logarithm_sine_and_cosine_are_within_an_ulp():
+    """Against 60 decimal digits, where they are used: log on (0, 1], the angles 2πk·2⁻⁵³, the odd places of both."""
+    mpmath = pytest.importorskip("mpmath", reason="mpmath, which this is compared with, is not installed")
+    mpmath.mp.dps = 60
+    r, two53 = np.random.default_rng(0), 2**53
+    near = [two53 * k // 8 + d for k in range(9) for d in (-3, -2, -1, 0, 1, 2, 3)]
+    turns = [k for k in [*near, *r.integers(0, two53, 6000).tolist(), *range(9)] if 0 <= k < two53]
+    units = [(k + 1) * 2.0**-53 for k in [*turns, *range(40)]] + (2.0 ** -r.uniform(0, 53, 6000)).tolist()
+    units += [float(np.sqrt(0.5) * 2.0**-k * (1 + d * 2.0**-52)) for k in range(50) for d in (-2, -1, 0, 1, 2)]
+    worst = dict.fromkeys(("log", "sin", "cos"), 0.0)
+
+    def look(name, found, exact):
+        ulp = float(np.spacing(abs(float(exact)))) if exact else 1.0
+        worst[name] = max(worst[name], float(abs(mpmath.mpf(float(found)) - exact) / ulp))
+
+    for u in units:
+        look("log", elementary.log(np.float64(u)), mpmath.log(mpmath.mpf(u)))
+    for k in turns:
+        angle = mpmath.mpf(elementary.TWO_PI * (k * 2.0**-53))  # as a float64, then exact
+        sine, cosine = elementary.sincos(np.int64(k))
+        look("sin", sine, mpmath.sin(angle))
+        look("cos", cosine, mpmath.cos(angle))
+    assert worst["log"] < 0.8 and worst["sin"] < 0.8 and worst["cos"] < 0.8, worst
 
 
 def test_a_prefix_of_a_longer_draw_is_the_shorter_draw():
@@ -117,5 +144,6 @@ def test_errors():
         philox.integers(KEY, (3,), 5, 5)
     with pytest.raises(TypeError, match="float32 or float64, not float16"):
         philox.normal(KEY, (3,), np.float16)
-    with pytest.raises(NotImplementedError, match="no kernel for device 'cuda:0' yet; draw with"):
-        philox.normal(KEY, (3,), device="cuda:0")
+    if gpu.library is None:
+        with pytest.raises(DeviceError, match="no device 'cuda:0' is in use; ask for it first"):
+            philox.normal(KEY, (3,), device="cuda:0")

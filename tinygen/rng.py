@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ class Rng:
 
     `name` says what the numbers are for and `step` when. The same name and step give the same numbers again,
     and draws of different kinds or shapes under one name and step share their bits: a name for each purpose.
-    All draws are Tensors that need no gradient.
+    All draws are Tensors that need no gradient. `device` says where they are made: the bits are the same everywhere.
 
     seed: int in [0, 2**64); anything else raises ConfigError.
     """
@@ -53,30 +53,36 @@ class Rng:
         triple = self.seed.to_bytes(8, "little") + index.to_bytes(8, "little") + name.encode()
         return int.from_bytes(blake2b(triple, digest_size=8, person=b"tinygen.rng").digest(), "little")
 
-    def normal(self, name: str, step: int, shape: Shape, dtype=np.float32) -> Tensor:
+    def normal(self, name: str, step: int, shape: Shape, dtype=np.float32, *, device: str = "cpu") -> Tensor:
         """Standard normals: Box-Muller in float64, rounded to dtype (float32 or float64)."""
-        return _tensor(philox.normal(self.key(name, step), _shape(name, shape), _float(name, dtype)))
+        key = self.key(name, step)
+        return _tensor(philox.normal(key, _shape(name, shape), _float(name, dtype), device=_device(device)))
 
     def uniform(
-        self, name: str, step: int, shape: Shape, low: float = 0.0, high: float = 1.0, dtype=np.float32
+        self, name: str, step: int, shape: Shape, low: float = 0.0, high: float = 1.0, dtype=np.float32, *,
+        device: str = "cpu",
     ) -> Tensor:
         """Uniform numbers in [low, high), never equal to `high`; ValueError unless low < high."""
         key = self.key(name, step)
-        return _tensor(philox.uniform(key, _shape(name, shape), low, high, _float(name, dtype)))
+        dtype, device = _float(name, dtype), _device(device)
+        return _tensor(philox.uniform(key, _shape(name, shape), low, high, dtype, device=device))
 
-    def integers(self, name: str, step: int, shape: Shape, low: int, high: int) -> Tensor:
+    def integers(
+        self, name: str, step: int, shape: Shape, low: int, high: int, *, device: str = "cpu"
+    ) -> Tensor:
         """Exactly uniform int64 in [low, high); ValueError unless low < high within int64."""
         first, last = _index(low), _index(high)
         if first is None or last is None:
             raise ValueError(f"integers({name!r}) needs integer low and high, but got {low!r} and {high!r}.")
-        return _tensor(philox.integers(self.key(name, step), _shape(name, shape), first, last))
+        key = self.key(name, step)
+        return _tensor(philox.integers(key, _shape(name, shape), first, last, device=_device(device)))
 
-    def permutation(self, name: str, step: int, n: int) -> Tensor:
+    def permutation(self, name: str, step: int, n: int, *, device: str = "cpu") -> Tensor:
         """A uniformly random order of 0, ..., n - 1, int64."""
         count = _index(n)
         if count is None or count < 0:
             raise ShapeError(f"permutation({name!r}) needs an integer n >= 0, but got {n!r}.")
-        return _tensor(philox.permutation(self.key(name, step), count))
+        return _tensor(philox.permutation(self.key(name, step), count, device=_device(device)))
 
     def __repr__(self) -> str:
         return f"Rng({self.seed})"
@@ -114,7 +120,16 @@ def _float(name: str, dtype) -> np.dtype:
     return found
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def _device(name: str) -> str:
+    """The device's full name; starts CuPy where it is needed. Raises DeviceError."""
+    if name == "cpu":
+        return name
+    from tinygen import backend
+
+    return backend.device(name)
+
+
+def _tensor(array: Any) -> Tensor:
     from tinygen.tensor import Tensor
 
     return Tensor(array)

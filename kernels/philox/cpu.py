@@ -13,6 +13,8 @@ from tinygen.kernels.team import loop
 from tinygen.kernels.team import run as divide
 from tinygen.kernels.threads import run
 
+from . import elementary
+
 LEAST = 128  # blocks of a piece, some 5 to 20 µs
 
 _u64 = np.uint64
@@ -20,7 +22,7 @@ MASK, S32 = _u64(0xFFFFFFFF), _u64(32)
 M0, M1 = _u64(0xD2511F53), _u64(0xCD9E8D57)
 W0, W1 = _u64(0x9E3779B9), _u64(0xBB67AE85)
 ZERO, ONE, S8, S11, S21 = _u64(0), _u64(1), _u64(8), _u64(11), _u64(21)
-TWO_PI = 2.0 * math.pi
+_log, _sincos = njit(cache=True, nogil=True)(elementary.log), njit(cache=True, nogil=True)(elementary.sincos)
 
 
 @njit(cache=True, nogil=True)
@@ -68,15 +70,21 @@ def _uniform64(out, key, low, span, top, first, last):
 
 
 @njit(cache=True, nogil=True)
+def _pair(key, j):
+    """The two normals of block j, in float64."""
+    w0, w1, w2, w3 = block(key, _u64(j), ZERO)
+    u = np.float64(np.int64((w0 << S21 | w1 >> S11) + ONE)) * 2.0**-53
+    sine, cosine = _sincos(np.int64(w2 << S21 | w3 >> S11))
+    radius = math.sqrt(-2.0 * _log(u))
+    return radius * cosine, radius * sine
+
+
+@njit(cache=True, nogil=True)
 def _normal(out, key, first, last):
-    for j in range(first, last):
-        w0, w1, w2, w3 = block(key, _u64(j), ZERO)
-        u = np.float64(np.int64((w0 << S21 | w1 >> S11) + ONE)) * 2.0**-53
-        angle = TWO_PI * (np.float64(np.int64(w2 << S21 | w3 >> S11)) * 2.0**-53)
-        radius = math.sqrt(-2.0 * math.log(u))
-        out[2 * j] = radius * math.cos(angle)
-        if 2 * j + 1 < out.size:
-            out[2 * j + 1] = radius * math.sin(angle)
+    for j in range(first, min(last, out.size // 2)):
+        out[2 * j], out[2 * j + 1] = _pair(key, j)
+    if last * 2 > out.size:
+        out[out.size - 1] = _pair(key, out.size // 2)[0]
 
 
 @njit(cache=True, nogil=True)

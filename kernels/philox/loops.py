@@ -1,6 +1,7 @@
 """Philox4x32-10 and the draws made of it, in plain Python: the definition.
 
-Everything is exact integer arithmetic up to the last line of each draw. The fast path is held to it.
+Everything is exact integer arithmetic up to the last lines of each draw, and those are float64 operations that IEEE 754
+fixes one by one (elementary.py). The fast paths are held to it, bit for bit.
 
 Sources: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (the generator);
 Box and Muller, Ann. Math. Stat. 29 (1958) 610 (normals); Lemire, ACM TOMACS 29 (2019) 3 (integers).
@@ -9,6 +10,8 @@ Box and Muller, Ann. Math. Stat. 29 (1958) 610 (normals); Lemire, ACM TOMACS 29 
 import math
 
 import numpy as np
+
+from .elementary import log, sincos
 
 MASK = 0xFFFFFFFF
 M0, M1 = 0xD2511F53, 0xCD9E8D57  # round multipliers (Salmon et al., table 2)
@@ -63,9 +66,8 @@ def normal(key: int, n: int, dtype) -> np.ndarray:
     for i in range(n):
         j = i // 2
         u = ((word64(key, 2 * j) >> 11) + 1) * 2.0**-53  # (0, 1]: its logarithm is finite
-        v = (word64(key, 2 * j + 1) >> 11) * 2.0**-53  # [0, 1): a turn
-        radius, angle = math.sqrt(-2.0 * math.log(u)), 2.0 * math.pi * v
-        out[i] = radius * (math.cos(angle) if i % 2 == 0 else math.sin(angle))
+        sine, cosine = sincos(np.int64(word64(key, 2 * j + 1) >> 11))  # of 2π times this · 2⁻⁵³
+        out[i] = math.sqrt(-2.0 * log(u)) * (cosine if i % 2 == 0 else sine)
     return out
 
 
