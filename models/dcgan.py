@@ -22,6 +22,7 @@ unstable.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +145,7 @@ class DCGAN(Module):
         z = rng.uniform(name, step, shape, -1.0, 1.0) if uniform else rng.normal(name, step, shape)
         return z.to(self.generator.project.w.device)
 
-    def step(self, batch, rng: Rng) -> dict[str, float]:
+    def step(self, batch, rng: Rng) -> dict[str, Any]:
         """Algorithm 1 of Goodfellow et al. 2014: D against fakes that are constants to it, then G on noise of
         its own."""
         x, k, D, G = batch.images, self.iteration, self.discriminator, self.generator
@@ -158,8 +159,8 @@ class DCGAN(Module):
         g_loss = losses.g_non_saturating(D(G(self.noise(len(x), rng, "dcgan.z.g", k))))
         self.g_optimizer.step(tg.grad(g_loss, self.g_optimizer.params))
         self.iteration += 1
-        return {"d_loss": d_loss.item(), "g_loss": g_loss.item(),
-                "d_real": _certainty(on_real), "d_fake": _certainty(on_fake)}
+        return {"d_loss": d_loss.scalar(), "g_loss": g_loss.scalar(),
+                "d_real": losses.certainty(on_real), "d_fake": losses.certainty(on_fake)}
 
     def images(self, z: Tensor | np.ndarray, average: bool = True) -> Tensor:
         """The images N,H,W,C in [−1, 1] of latent vectors (N, latent), by the averaged G or by G as it is."""
@@ -280,11 +281,6 @@ def _sheet(images: np.ndarray) -> np.ndarray:
     cells = np.pad(to_uint8(images), ((0, 0), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=255)
     sheet = cells.transpose(0, 2, 1, 3, 4).reshape(rows * (h + 1), columns * (w + 1), c)
     return sheet[..., 0] if c == 1 else sheet
-
-
-def _certainty(logits: Tensor) -> float:
-    """The mean of D = σ(logit), without overflow."""
-    return float(np.mean(0.5 * (1 + np.tanh(0.5 * logits.numpy()))))
 
 
 MODEL = DCGAN

@@ -8,6 +8,7 @@ diffusion.py, the network in unet.py; sampling uses the moving average of the we
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,17 +89,17 @@ class DDPM(nn.Module):
         self.iteration = 0
         self._diffusion = Diffusion(config.T, config.schedule, config.target)
 
-    def step(self, batch, rng: Rng) -> dict[str, float]:
+    def step(self, batch, rng: Rng) -> dict[str, Any]:
         """Algorithm 1: one update of the network."""
         x0, k = batch.images, self.iteration
-        t = rng.integers("ddpm.t", k, (x0.shape[0],), 0, self.config.T).numpy()
+        t = rng.integers("ddpm.t", k, (x0.shape[0],), 0, self.config.T)
         eps = rng.normal("ddpm.eps", k, x0.shape).to(x0.device)
         self.net.train()
         with nn.streams(rng, k):
             loss = ops.mean(self._diffusion.loss(self.net, x0, t, eps))
         self.optimizer.step(tg.grad(loss, self.optimizer.params))
         self.iteration += 1
-        return {"loss": loss.item(), "grad_norm": self.optimizer.norm}
+        return {"loss": loss.scalar(), "grad_norm": self.optimizer.norm}
 
     def trajectory(self, x: Tensor, rng: Rng, sampler: str, steps: int, eta: float, clip: bool, spacing: str):
         """Yields (index, x, x̂₀) after each step of a sampler that starts from the noise x."""

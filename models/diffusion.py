@@ -9,23 +9,26 @@ the index i = t − 1 in 0..T−1, so ᾱ[0] = 1 − β₁ and ᾱ of "before th
     μ̃_t = √ᾱ_{t−1} β_t/(1−ᾱ_t) · x₀ + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) · x_t               (7)
     β̃_t = (1−ᾱ_{t−1})/(1−ᾱ_t) · β_t                                              (7)
 
-A *model* is any function (x_t, i) -> prediction, x_t a Tensor N,…, i an integer array (N,); so the samplers and the
-bound can be tested with models that are known exactly. Coefficients are float64; tensors keep their own dtype.
+A *model* is any function (x_t, i) -> prediction, x_t a Tensor N,…, i integers (N,), an array or a Tensor; so the
+samplers and the bound can be tested with models that are known exactly. Coefficients are float64; tensors keep their
+own dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from tinygen import ops
+from tinygen.backend import move
 from tinygen.errors import ConfigError
 from tinygen.rng import Rng
 from tinygen.tape import no_grad
 from tinygen.tensor import Tensor
 
-Model = Callable[[Tensor, np.ndarray], Tensor]
+Model = Callable[[Tensor, Any], Tensor]
 
 SCHEDULES = ("linear", "cosine", "sigmoid", "scaled_linear")
 TARGETS = ("eps", "x0", "v")
@@ -60,7 +63,8 @@ def betas(schedule: str, T: int) -> np.ndarray:
 class Diffusion:
     """A schedule of T steps, what the model predicts ("eps", "x0" or "v"), and everything that follows from them.
 
-    Arrays of length T, index i = t − 1: beta, alpha, abar (ᾱ_t), abar_before (ᾱ_{t−1}), beta_tilde.
+    Arrays of length T, index i = t − 1: beta, alpha, abar (ᾱ_t), abar_before (ᾱ_{t−1}), beta_tilde, signal (√ᾱ_t),
+    noise (√(1−ᾱ_t)). Where i is asked for it is an integer array or Tensor (N,); a Tensor lies where the samples do.
     """
 
     def __init__(self, T: int = 1000, schedule: str = "linear", target: str = "eps"):
@@ -74,22 +78,33 @@ class Diffusion:
         self.abar = np.cumprod(self.alpha)
         self.abar_before = np.append(1.0, self.abar[:-1])
         self.beta_tilde = self.beta * (1 - self.abar_before) / (1 - self.abar)
+        self.signal, self.noise = np.sqrt(self.abar), np.sqrt(1 - self.abar)
+        self._tables: dict[tuple, Tensor] = {}
+
+    def _at(self, table: str, i: np.ndarray | Tensor, like: Tensor) -> Tensor:
+        """The table's entry for each sample, as N,1,…,1 of like's dtype and device."""
+        if not isinstance(i, Tensor):
+            return _per_sample(getattr(self, table)[i], like)
+        key = table, like.dtype, like.device
+        if key not in self._tables:  # once: a training step waits for no copy
+            self._tables[key] = Tensor(move(getattr(self, table).astype(like.dtype), like.device))
+        return ops.reshape(ops.take(self._tables[key], i, axis=0), shape=(-1,) + (1,) * (like.ndim - 1))
 
     # ---- the forward direction, and the three targets
 
-    def noised(self, x0: Tensor, i: np.ndarray, eps: Tensor) -> Tensor:
+    def noised(self, x0: Tensor, i: np.ndarray | Tensor, eps: Tensor) -> Tensor:
         """x_t of (4), for each sample at its own index."""
-        return _per_sample(np.sqrt(self.abar[i]), x0) * x0 + _per_sample(np.sqrt(1 - self.abar[i]), x0) * eps
+        return self._at("signal", i, x0) * x0 + self._at("noise", i, x0) * eps
 
-    def target_of(self, x0: Tensor, i: np.ndarray, eps: Tensor) -> Tensor:
+    def target_of(self, x0: Tensor, i: np.ndarray | Tensor, eps: Tensor) -> Tensor:
         """What the model should have said."""
         if self.target == "eps":
             return eps
         if self.target == "x0":
             return x0
-        return _per_sample(np.sqrt(self.abar[i]), x0) * eps - _per_sample(np.sqrt(1 - self.abar[i]), x0) * x0
+        return self._at("signal", i, x0) * eps - self._at("noise", i, x0) * x0
 
-    def loss(self, model: Model, x0: Tensor, i: np.ndarray, eps: Tensor) -> Tensor:
+    def loss(self, model: Model, x0: Tensor, i: np.ndarray | Tensor, eps: Tensor) -> Tensor:
         """Squared error of the prediction, by sample (N,): its mean is L_simple (14) for the target eps."""
         d = model(self.noised(x0, i, eps), i) - self.target_of(x0, i, eps)
         return ops.mean(d * d, axis=tuple(range(1, d.ndim)))
@@ -97,7 +112,7 @@ class Diffusion:
     def x0_and_eps(self, x: Tensor, i: np.ndarray, prediction: Tensor, clip: bool) -> tuple[Tensor, Tensor]:
         """(x̂₀, ε̂) of a prediction. With clip, x̂₀ is held in [−1, 1] and ε̂ is derived from the clipped x̂₀: left as it
         was, the two would no longer say the same thing, and DDIM with η = 1 would not be DDPM."""
-        a, s = _per_sample(np.sqrt(self.abar[i]), x), _per_sample(np.sqrt(1 - self.abar[i]), x)
+        a, s = self._at("signal", i, x), self._at("noise", i, x)
         if self.target == "eps":
             x0, eps = (x - s * prediction) / a, prediction
         elif self.target == "x0":
@@ -291,7 +306,5 @@ def log_likelihood(x: np.ndarray, mean: np.ndarray, sigma: float, levels: int | 
 
 def _per_sample(values: np.ndarray, like: Tensor) -> Tensor:
     """Values (N,) as a Tensor N,1,…,1 of like's dtype and device."""
-    from tinygen.backend import move
-
     values = np.asarray(values, dtype=like.dtype).reshape((-1,) + (1,) * (like.ndim - 1))
     return Tensor(move(values, like.device))

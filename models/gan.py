@@ -19,6 +19,7 @@ The game alone does not settle: on a ring of eight Gaussians G keeps to a few of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -170,7 +171,7 @@ class GAN(Module):
         """n latent vectors (n, latent)."""
         return rng.normal(name, step, (n, self.config.latent)).to(self.generator.layers[0].w.device)
 
-    def step(self, batch, rng: Rng) -> dict[str, float]:
+    def step(self, batch, rng: Rng) -> dict[str, Any]:
         """One round of Algorithm 1: D ascends against fakes that are constants to it; then G descends,
         through a D that stays as it is, on noise of its own."""
         x, k, D = batch.images, self.iteration, self.discriminator
@@ -187,8 +188,8 @@ class GAN(Module):
             g_loss = self._loss.g(D(self.generator(self.noise(len(x), rng, "gan.z.g", k))))
             self.g_optimizer.step(tg.grad(g_loss, self.g_optimizer.params))
         self.iteration += 1
-        return {"d_loss": d_loss.item(), "g_loss": g_loss.item(),
-                "d_real": _certainty(on_real), "d_fake": _certainty(on_fake)}
+        return {"d_loss": d_loss.scalar(), "g_loss": g_loss.scalar(),
+                "d_real": losses.certainty(on_real), "d_fake": losses.certainty(on_fake)}
 
     def _judge(self, x: Tensor, fake: Tensor, rng: Rng) -> tuple[Tensor, Tensor, Tensor | None]:
         """D's logits of real images and of fakes, and the penalties: γ/2·E‖∇D(x)‖² (Mescheder et al. 2018, eq. 9)
@@ -222,11 +223,6 @@ class GAN(Module):
                 return self.generator(z)
 
     Config, PRESETS = Config, PRESETS  # the annotations above mean the module's Config
-
-
-def _certainty(logits: Tensor) -> float:
-    """The mean of D = σ(logit), without overflow."""
-    return float(np.mean(0.5 * (1 + np.tanh(0.5 * logits.numpy()))))
 
 
 MODEL = GAN

@@ -215,14 +215,20 @@ class UNet(Module):
         self.norm_out = GroupNorm(groups, first, eps, silu=True)
         self.conv_out = Conv2d(first, channels_out or channels, 3, padding=1, law=last, rng=init)
 
-    def embed(self, t: np.ndarray) -> Tensor:
+    def embed(self, t: Tensor) -> Tensor:
         """The features of times t (N,) before the two linear layers."""
         dtype = self.time1.w.dtype
         if self.fourier is not None:
-            return self.fourier(Tensor(np.asarray(t, dtype)))
+            return self.fourier(t.astype(dtype))
         if self.time_table is not None:
-            return self.time_table(np.asarray(t, np.int64))
+            return self.time_table(t.astype(np.int64))
         return nn.sinusoidal(t, self.time1.w.shape[0], flip=self.flip, shift=self.shift, dtype=dtype)
+
+    def _on_device(self, values, n: int) -> Tensor:
+        """One number for each of n samples, or one for all: times or labels, wherever they lie."""
+        if not isinstance(values, Tensor):
+            values = Tensor(np.broadcast_to(np.asarray(values), (n,)))
+        return values if values.device == self.time1.w.device else values.to(self.time1.w.device)
 
     def forward(self, x: Tensor, t, labels=None) -> Tensor:
         n, height, width, _ = x.shape
@@ -230,16 +236,16 @@ class UNet(Module):
         if height % shrink or width % shrink:
             raise ValueError(f"UNet: {len(self.widths)} resolutions need sides divisible by {shrink}, "
                              f"not {height}×{width}.")
-        t = np.broadcast_to(np.asarray(t), (n,))
+        t = self._on_device(t, n)
         if (labels is None) == bool(self.classes or self.class_kind != "table"):
             raise ValueError("UNet: labels are passed if, and only if, the network has classes.")
         time = self.time2(ops.silu(self.time1(self.embed(t))))
         if self.class_kind == "identity":
             time = time + labels
         elif self.class_kind == "timestep":
-            time = time + self.class2(ops.silu(self.class1(self.embed(labels))))
+            time = time + self.class2(ops.silu(self.class1(self.embed(self._on_device(labels, n)))))
         elif self.classes:
-            time = time + self.class_table(labels)
+            time = time + self.class_table(self._on_device(labels, n))
         time = self._activation(time)  # every block takes this of it: once for all
 
         if self.centre_input:
@@ -266,5 +272,5 @@ class UNet(Module):
                 h = layer(h, time) if isinstance(layer, ResBlock) else layer(h)
         h = self.conv_out(self.norm_out(h))
         if self.time_kind == "fourier":
-            h = h / Tensor(np.asarray(t, h.dtype).reshape(-1, 1, 1, 1))
+            h = h / ops.reshape(t.astype(h.dtype), shape=(-1, 1, 1, 1))
         return h

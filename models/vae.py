@@ -219,7 +219,7 @@ class VAE(Module):
         z = mean + ops.exp(0.5 * logvar) * eps
         return self.pixels.nll(self.decoder(z), x), losses.kl_normal(mean, logvar, "none")
 
-    def step(self, batch, rng: Rng) -> dict[str, float]:
+    def step(self, batch, rng: Rng) -> dict[str, Any]:
         """Algorithm 1: one minibatch, one ε for each image, one gradient step on the negative of the bound."""
         k, c = self.iteration, self.config
         x = self.seen(batch.images, rng, "vae.pixels", k)
@@ -229,7 +229,7 @@ class VAE(Module):
         loss = nll + weight * kl
         self.optimizer.step(tg.grad(loss, self.optimizer.params))
         self.iteration += 1
-        return {"loss": loss.item(), "elbo": -nll.item() - kl.item(), "nll": nll.item(), "kl": kl.item()}
+        return {"loss": loss.scalar(), "elbo": -nll.scalar() - kl.scalar(), "nll": nll.scalar(), "kl": kl.scalar()}
 
     def seen(self, x: Tensor, rng: Rng, name: str, step: int, levels: int = 0) -> Tensor:
         """Images N,H,W,C as the decoder learns them: made binary, or with noise as wide as a grey level."""

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import ops
+from .backend import is_array
 from .errors import ShapeError
-from .tape import grad
+from .tape import grad, no_grad
 from .tensor import Tensor
 
 # ---- regression and likelihoods
@@ -168,6 +169,12 @@ GAN_LOSSES: dict[str, GanLoss] = {
 # ---- penalties on the discriminator's gradient
 
 
+def certainty(logits: Tensor) -> Any:
+    """The mean of D = σ(logit), to be reported (`Tensor.scalar`): how sure a GAN's discriminator is."""
+    with no_grad():
+        return ops.mean(ops.sigmoid(logits)).scalar()
+
+
 def _input_gradient(D: Callable[[Tensor], Tensor], x: Any) -> Tensor:
     """∂D/∂x of each sample, itself differentiable. The sum over the batch keeps the samples apart, provided
     that D treats each by itself (no batch norm)."""
@@ -181,7 +188,7 @@ def interpolate(real: Any, fake: Any, u: Any) -> Tensor:
 
     real, fake (N, …); u (N,), uniform in [0, 1): one number a sample.
     """
-    real, fake, u = (t.data if isinstance(t, Tensor) else np.asarray(t) for t in (real, fake, u))
+    real, fake, u = (t.data if isinstance(t, Tensor) else t if is_array(t) else np.asarray(t) for t in (real, fake, u))
     if real.shape != fake.shape or u.shape != real.shape[:1]:
         raise ShapeError(f"interpolate needs real and fake of one shape and u (N,); got {real.shape}, "
                          f"{fake.shape} and {u.shape}.")

@@ -89,6 +89,11 @@ class Tensor:
             raise ShapeError(f"item() needs a single value; this tensor has shape {self.shape}.")
         return self.data.reshape(()).item()
 
+    def scalar(self) -> Any:
+        """The single value, to be reported: a Python number on the CPU; on a device a constant Tensor, since to read it
+        would be to wait for all that was asked of the device before."""
+        return self.item() if self.device == "cpu" else wrap(self.data, None)
+
     def detach(self) -> Tensor:
         """The same values as a constant: no gradient flows through it."""
         return wrap(self.data, None)

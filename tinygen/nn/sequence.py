@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .. import ops
+from .. import backend, ops
 from ..errors import ShapeError
 from ..tensor import Tensor
 from .init import init_of, weight, zeros
@@ -61,12 +61,14 @@ def sinusoidal(t, features: int, *, max_period: float = 10000.0, flip: bool = Fa
     if h <= shift:
         least = 2 * math.floor(shift) + 2
         raise ShapeError(f"sinusoidal with shift {shift:g} needs at least {least} features, not {features}.")
-    t = np.asarray(t, dtype=np.float64).reshape(-1, 1)
-    angles = t * np.exp(-math.log(max_period) * np.arange(h) / (h - shift))
-    halves = [np.cos(angles), np.sin(angles)] if flip else [np.sin(angles), np.cos(angles)]
+    t = t.data if isinstance(t, Tensor) else np.asarray(t)
+    xp = backend.array_module([t])
+    t = t.astype(np.float64).reshape(-1, 1)
+    angles = t * xp.exp(-math.log(max_period) * xp.arange(h) / (h - shift))
+    halves = [xp.cos(angles), xp.sin(angles)] if flip else [xp.sin(angles), xp.cos(angles)]
     if features % 2:
-        halves.append(np.zeros_like(t))
-    return Tensor(np.concatenate(halves, axis=1).astype(dtype))
+        halves.append(xp.zeros_like(t))
+    return Tensor(xp.concatenate(halves, axis=1).astype(dtype))
 
 
 class SinusoidalEmbedding(Module):
