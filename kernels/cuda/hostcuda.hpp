@@ -109,6 +109,7 @@ struct Fiber {
   void* tsan = nullptr;
 #endif
 };
+static thread_local volatile char here_;   // of this library alone, as blk and cur, being inline, need not be
 inline thread_local Block* blk = nullptr;
 inline thread_local Fiber* cur = nullptr;
 
@@ -199,10 +200,9 @@ HC_NOTSAN inline void sync_warp(unsigned mask = 0xffffffffu) {
 template <class T> HC_NOTSAN T exchange(T v, int src) {
   static_assert(sizeof(T) <= 64); Warp* w = cur->w;
   auto* s = w->slot[w->gen & 1];                        // two generations: one barrier per exchange is enough
+  const bool there = (w->alive >> (src & 31)) & 1;      // asked before the barrier: behind it a lane may have ended
   *reinterpret_cast<T*>(s[cur->lane]) = v; sync_warp();
-  T r = *reinterpret_cast<T*>(s[src & 31]);
-  if (!((w->alive >> (src & 31)) & 1)) r = v;
-  return r;
+  return there ? *reinterpret_cast<T*>(s[src & 31]) : v;
 }
 // run one block on the calling OS thread
 HC_NOTSAN inline void run_block(Block& b, dim3 bidx, size_t dyn) {
@@ -250,6 +250,7 @@ inline void launch(dim3 grid, dim3 block, size_t dyn, const std::function<void()
   const char* e = std::getenv("HOSTCUDA_THREADS"); unsigned nt = e ? std::atoi(e) : std::thread::hardware_concurrency();
   nt = std::max(1u, std::min<unsigned>(nt, nblk)); std::atomic<size_t> next{0};
   auto worker = [&] {
+    here_ = 1;   // the kernels' __shared__ memory is made now, not by the fiber that touches it first: TSan saw a race
     Block b; b.bdim = block; b.gdim = grid; b.body = &body; b.nthreads = n; b.nwarps = (n + 31) / 32;
     std::vector<Fiber> fibers(n); std::vector<Warp> warps(b.nwarps); b.fib = fibers.data(); b.warps = warps.data();
     char* pool = static_cast<char*>(mmap(nullptr, kStack * n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
@@ -296,6 +297,7 @@ inline void copies_wait(int pending) {   // all but the last `pending` committed
 inline void check_bounds(int most, dim3 b, const char* kernel, int = 0) {
   if (int(b.x * b.y * b.z) > most) { std::fprintf(stderr, "hostcuda: %s: %u threads a block, bounded by %d\n", kernel, b.x * b.y * b.z, most); std::abort(); }
 }
+inline void check_bounds(int most, int, dim3 b, const char* kernel) { check_bounds(most, b, kernel); }  // and blocks a multiprocessor
 }  // namespace hostcuda
 
 #define threadIdx (hostcuda::cur->tid)
@@ -312,7 +314,7 @@ template <class T> T __shfl_sync(unsigned, T v, int src, int w = 32) { int l = h
 template <class T> T __shfl_xor_sync(unsigned, T v, int m, int w = 32) { int l = hostcuda::cur->lane, s = l ^ m; return hostcuda::exchange(v, (s & ~(w - 1)) > l ? l : s); }
 template <class T> T __shfl_down_sync(unsigned, T v, unsigned d, int w = 32) { int l = hostcuda::cur->lane; return hostcuda::exchange(v, (l & (w - 1)) + int(d) < w ? l + int(d) : l); }
 template <class T> T __shfl_up_sync(unsigned, T v, unsigned d, int w = 32) { int l = hostcuda::cur->lane; return hostcuda::exchange(v, (l & (w - 1)) >= int(d) ? l - int(d) : l); }
-inline unsigned __ballot_sync(unsigned, int p) { unsigned r = 0; for (int i = 0; i < 32; i++) { int q = hostcuda::exchange(p, i); if (((hostcuda::cur->w->alive >> i) & 1) && q) r |= 1u << i; } return r; }
+inline unsigned __ballot_sync(unsigned, int p) { unsigned r = 0; for (int i = 0; i < 32; i++) { const bool there = (hostcuda::cur->w->alive >> i) & 1; int q = hostcuda::exchange(p, i); if (there && q) r |= 1u << i; } return r; }
 template <class T> T atomicAdd(T* p, T v) { return std::atomic_ref<T>(*p).fetch_add(v, std::memory_order_relaxed); }
 template <class T> T atomicMax(T* p, T v) { std::atomic_ref<T> a(*p); T o = a.load(); while (o < v && !a.compare_exchange_weak(o, v)) {} return o; }
 template <class T> T atomicCAS(T* p, T c, T v) { std::atomic_ref<T>(*p).compare_exchange_strong(c, v); return c; }

@@ -1,7 +1,7 @@
 """Softmax, its logarithm, and cross-entropy over the last axis, one pass of each row. Derivation: README.md.
 
 The seam: the functions here look at what kind of array came and hand it to the code for that device. Arrays (…, K) are
-float32 or float64; other dtypes and kinds of array raise TypeError.
+float32, or on the CPU float64; other dtypes and kinds of array raise TypeError.
 """
 
 from functools import cache
@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from tinygen.kernels.cuda import is_device
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -20,8 +22,12 @@ def _backend(kind: type) -> ModuleType:
         from tinygen.kernels.softmax import cpu
 
         return cpu
+    if is_device(kind):
+        from tinygen.kernels.softmax import cuda
+
+        return cuda
     raise TypeError(f"the softmax kernels run on numpy arrays and were given a {kind.__module__}.{kind.__qualname__}; "
-                    "move the data to the cpu, or use the law (impl='law').")
+                    "move the data to the cpu or the GPU in use, or use the law (impl='law').")
 
 
 def _module(x: Any) -> ModuleType:
