@@ -376,7 +376,7 @@ class _Solvers:
 
     def __getattr__(self, name: str) -> Any:
         if name not in CUSOLVER:
-            raise AttributeError(f"the emulated device has no linalg.{name}; CUSOLVER in emulated.py names what there is.")
+            raise AttributeError(f"the emulated device has no linalg.{name}; CUSOLVER in emulated.py names them.")
 
         def call(*args):
             _forbid(f"linalg.{name} (cuSOLVER)")

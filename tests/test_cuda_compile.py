@@ -1,0 +1,89 @@
+"""The CUDA sources through the compilers of a GPU, without one: nvcc's account of registers, shared memory and spills,
+NVRTC, which is what a user runs, and the machine code of the kernels that are to use tensor cores."""
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinygen.kernels import cuda
+from tinygen.kernels.cuda import nvcc, nvrtc
+
+SOURCES = sorted(p.parent.name for p in cuda.KERNELS.glob("*/cuda.cu"))
+TENSOR_CORES = {"attention", "conv2d", "gemm"}
+REGISTERS = 65536  # of a multiprocessor, from compute capability 3 to 9
+STATIC = 48 * 1024  # bytes of static shared memory a block may have
+
+
+def builds(name):
+    return [cuda.flags(defines) for defines in importlib.import_module(f"tinygen.kernels.{name}.cuda").BUILDS]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_has_a_launcher(name):
+    assert builds(name) and cuda.signatures(f"{name}/cuda.cu")
+    launcher = (cuda.KERNELS / name / "cuda.py").read_text()
+    kernels = cuda.signatures(f"{name}/cuda.cu")
+    unused = [k for k in kernels if k not in launcher and k.rpartition("_")[0] not in launcher]
+    assert not unused, f"kernels that nothing launches: {unused}"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_resources(name):
+    """No spills and no stack, and a block's registers fit, for sm_80 and sm_90."""
+    if nvcc.compiler() is None:
+        pytest.skip("no nvcc: registers and spills were not looked at")
+    threads = {k: s.threads for k, s in cuda.signatures(f"{name}/cuda.cu").items()}
+    for flags in builds(name):
+        found = nvcc.resources(f"{name}/cuda.cu", flags)
+        assert {k for k, _ in found} == set(threads)
+        for (kernel, sm), r in found.items():
+            what = f"{kernel} for sm_{sm} with {flags}: {r}"
+            assert r.spills == 0, what
+            assert r.stack == 0, what
+            assert r.shared <= STATIC, what
+            most = re.match(r"\d+", threads[kernel])
+            assert r.registers * int(most[0] if most else 256) <= REGISTERS, what
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_nvrtc(name):
+    if nvrtc.library() is None:
+        pytest.skip("no NVRTC: pip install nvidia-cuda-nvrtc")
+    for flags in builds(name):
+        assert nvrtc.cubin(f"{name}/cuda.cu", flags)[:4] == b"\x7fELF"
+
+
+def test_a_source_that_nvrtc_refuses_says_why(tmp_path, monkeypatch):
+    if nvrtc.library() is None:
+        pytest.skip("no NVRTC: pip install nvidia-cuda-nvrtc")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "cuda.cu").write_text('extern "C" __global__ void f(int n) { undeclared(n); }')
+    monkeypatch.setattr(cuda, "KERNELS", tmp_path)
+    with pytest.raises(RuntimeError, match='identifier "undeclared" is undefined'):
+        nvrtc.cubin("bad/cuda.cu")
+
+
+def _disassembler():
+    """nvdisasm: on the PATH, or of the wheel nvidia-cuda-nvdisasm."""
+    wheel = next(iter(Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin/nvdisasm")), None)
+    return shutil.which("nvdisasm") or (str(wheel) if wheel else None)
+
+
+@pytest.mark.parametrize("name", [n for n in SOURCES if n in TENSOR_CORES])
+def test_tensor_cores_are_used(name, tmp_path):
+    """The machine code holds HMMA of both formats, and no local memory."""
+    if _disassembler() is None or nvrtc.library() is None:
+        pytest.skip("no nvdisasm or no NVRTC: pip install nvidia-cuda-nvdisasm nvidia-cuda-nvrtc")
+    seen = set()
+    for k, flags in enumerate(builds(name)):
+        file = tmp_path / f"{k}.cubin"
+        file.write_bytes(nvrtc.cubin(f"{name}/cuda.cu", flags))
+        text = subprocess.run([_disassembler(), "-c", str(file)], capture_output=True, text=True, check=True).stdout
+        seen |= set(re.findall(r"\bHMMA\.(\S+)", text))
+        assert not re.search(r"\b(LDL|STL)\b", text), f"{name} {flags} keeps variables in local memory"
+    assert any("TF32" in s for s in seen) and any("BF16" in s for s in seen), seen
