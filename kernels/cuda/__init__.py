@@ -30,6 +30,7 @@ SCALARS = {
     "float": np.float32, "double": np.float64, "int": np.int32, "unsigned": np.uint32, "unsigned int": np.uint32,
     "long long": np.int64, "unsigned long long": np.uint64, "unsigned char": np.uint8, "unsigned short": np.uint16,
     "bool": np.bool_,
+    "real": np.float32,  # or double, where a source built with -DREAL=double says `typedef REAL real`
 }  # fmt: skip
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*$', re.M)
 _KERNEL = re.compile(
@@ -146,18 +147,20 @@ def launch(path: str, name: str, grid: tuple[int, ...], block: tuple[int, ...] |
     parameters = signatures(path)[name].parameters
     if len(parameters) != len(args):
         raise TypeError(f"{name} takes {len(parameters)} arguments, and was given {len(args)}.")
-    ready = tuple([_argument(name, p, a) for p, a in zip(parameters, args)])
+    real = np.dtype(SCALARS[defines.get("REAL", "float")])
+    ready = tuple([_argument(name, p, a, real) for p, a in zip(parameters, args)])
     _function(path, flags(defines), name, shared if shared > 48 * 1024 else 0)(grid, block, ready, shared_mem=shared)
 
 
-def _argument(kernel: str, p: Parameter, a: Any) -> Any:
+def _argument(kernel: str, p: Parameter, a: Any, real: np.dtype) -> Any:
+    dtype = real if p.ctype == "real" else p.dtype
     if not p.pointer:
-        return p.dtype.type(a)
+        return dtype.type(a)
     if a is None:
         return np.uint64(0)
     if not isinstance(a, library.ndarray):
         raise TypeError(f"{kernel}: {p.name} needs a device array, not a {type(a).__module__}.{type(a).__name__}.")
-    if a.dtype != p.dtype and not (p.dtype == np.uint8 and a.dtype == np.bool_):
+    if a.dtype != dtype and not (dtype == np.uint8 and a.dtype == np.bool_):
         raise TypeError(f"{kernel}: {p.name} is {p.ctype}*, and was given an array of {a.dtype}.")
     if not a.flags.c_contiguous:
         raise ValueError(f"{kernel}: {p.name} {a.shape} is not C-contiguous; pass ready(…) of it.")

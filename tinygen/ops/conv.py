@@ -144,10 +144,7 @@ def conv2d(xp, x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, impl=
     sees the k-th run of C/groups input channels. impl names an algorithm (kernels/conv2d/choice.py); None takes the
     fastest for the shape. Raises ShapeError, DtypeError.
     """
-    y = kernel.forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl)
-    if b is not None:
-        y += b
-    return y
+    return kernel.forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl, bias=b)
 
 
 def _prepare_input_grad(gy, w, *, x_shape, **attrs) -> dict:
@@ -263,11 +260,8 @@ def conv_transpose2d(xp, x, w, b=None, *, stride=1, padding=0, output_padding=0,
     by which the result is longer, less than stride. impl: as in conv2d. Raises ShapeError, DtypeError.
     """
     shape = _transpose_shape(x.shape, w.shape, stride, padding, output_padding, dilation, groups)
-    y = kernel.input_grad(x, _swap(w, groups), x_shape=shape, stride=stride, padding=padding,
-                          dilation=dilation, groups=groups, impl=impl)
-    if b is not None:
-        y += b
-    return y
+    return kernel.input_grad(x, _swap(w, groups), x_shape=shape, stride=stride, padding=padding, dilation=dilation,
+                             groups=groups, impl=impl, bias=b)
 
 
 conv_transpose2d.vjp(

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import backend
 from ..errors import DtypeError, ShapeError, TinygenError
+from ..kernels import gemm
 from ..kernels.threads import matmul as shared_matmul
 from ..tape import Op, op
 from ..tensor import Tensor, wrap
@@ -22,6 +23,11 @@ from .elementwise import neg, unbroadcast
 from .shape import reshape, swapaxes, tril, triu
 
 # ---- the product
+
+
+def _product(xp, a):
+    """The product of matrices for arrays like a. float32 on a GPU takes our own, which a CUDA graph can hold."""
+    return shared_matmul if xp is np else gemm.matmul if a.dtype == np.float32 else xp.matmul
 
 
 def _no_product(a, b) -> ShapeError:
@@ -51,7 +57,7 @@ def matmul(xp, a, b, *, ta=False, tb=False):
             b = b.swapaxes(-1, -2)
         if a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] == 1:
             return a * b  # an outer product, which BLAS is slow at
-        product = shared_matmul if xp is np else xp.matmul
+        product = _product(xp, a)
         if b.ndim == 2 and a.ndim > 2:
             *batch, k = a.shape
             return product(a.reshape(math.prod(batch), k), b).reshape(*batch, b.shape[1])
@@ -101,7 +107,10 @@ def linear(xp, x, w, b=None):
     if b is not None and b.shape != w.shape[1:]:
         raise ShapeError(f"linear needs b of shape {w.shape[1:]}; it is {b.shape}.")
     *batch, k = x.shape
-    y = (shared_matmul if xp is np else xp.matmul)(x.reshape(math.prod(batch), k), w)
+    rows = x.reshape(math.prod(batch), k)
+    if xp is not np and x.dtype == np.float32:
+        return gemm.matmul(rows, w, bias=b).reshape(*batch, w.shape[1])
+    y = _product(xp, x)(rows, w)
     if b is not None:
         y += b
     return y.reshape(*batch, w.shape[1])
@@ -197,7 +206,7 @@ def _einsum_of_two(xp, xs, terms, out: str):
     rows = "".join(c for c in of_a if c in out and c not in of_b)
     columns = "".join(c for c in of_b if c in out and c not in of_a)
     a, b = arranged(a, of_a, of_b, batch, rows, k), arranged(b, of_b, of_a, batch, k, columns)
-    y = xp.matmul(a, b) if k else a * b
+    y = (np.matmul if xp is np else _product(xp, a))(a, b) if k else a * b
     y = y.reshape([sizes[c] for c in batch + rows + columns])
     return y.transpose([(batch + rows + columns).index(c) for c in out])
 
@@ -270,7 +279,8 @@ def _system(name):
 
 def _lapack(name: str, needs: str, function, *arrays):
     try:
-        return function(*arrays)
+        with backend.solvers_raise():
+            return function(*arrays)
     except np.linalg.LinAlgError:
         raise TinygenError(f"{name} needs {needs}.") from None
 
