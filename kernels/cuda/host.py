@@ -48,7 +48,7 @@ def shim(kernel: Signature) -> str:
     loads = "\n".join(f"  auto a{i} = *static_cast<{p.ctype}{'*' if p.pointer else ''} const*>(args[{i}]);"
                       for i, p in enumerate(kernel.parameters))
     names = ", ".join(f"a{i}" for i in range(len(kernel.parameters)))
-    bound = f"hostcuda::check_bounds({kernel.threads}, b, \"{kernel.name}\");" if kernel.threads else ""
+    bound = f"hostcuda::check_bounds({kernel.threads.split(',')[0]}, b, \"{kernel.name}\");" if kernel.threads else ""
     return (f'extern "C" void launch_{kernel.name}(const unsigned* e, size_t dynamic, void** args) {{\n{loads}\n'
             f"  dim3 g(e[0], e[1], e[2]), b(e[3], e[4], e[5]); {bound}\n"
             f"  hostcuda::launch(g, b, dynamic, [=] {{ {kernel.name}({names}); }});\n}}\n")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tinygen.kernels.cuda import is_device
+
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
@@ -18,10 +20,12 @@ def _backend(kind: type) -> ModuleType:
         from tinygen.kernels.group_norm import cpu
 
         return cpu
-    raise TypeError(
-        f"the group-norm kernel runs on numpy arrays and was given a {kind.__module__}.{kind.__qualname__}; "
-        "move the data to the cpu, or use the law (impl='law')."
-    )
+    if is_device(kind):
+        from tinygen.kernels.group_norm import cuda
+
+        return cuda
+    raise TypeError(f"the group-norm kernel runs on NumPy's arrays and a device's, and was given a {kind.__module__}."
+                    f"{kind.__qualname__}.")
 
 
 def _module(x: Any) -> ModuleType:
