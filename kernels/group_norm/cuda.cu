@@ -461,7 +461,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 512 / THREADS) pulls(const
   }
 }
 // gw, gb: N,C, a sample's share; slope, constant: N,groups. grid: N · groups
-extern "C" __global__ void __launch_bounds__(256) merge_pulls(const double* __restrict__ one, const double* __restrict__ two, const float* __restrict__ w, const double* __restrict__ mean, const double* __restrict__ rstd, double* __restrict__ gw, double* __restrict__ gb, float* __restrict__ slope, float* __restrict__ constant, int P, int C, int S, int width) {
+extern "C" __global__ void __launch_bounds__(256, 1) merge_pulls(const double* __restrict__ one, const double* __restrict__ two, const float* __restrict__ w, const double* __restrict__ mean, const double* __restrict__ rstd, double* __restrict__ gw, double* __restrict__ gb, float* __restrict__ slope, float* __restrict__ constant, int P, int C, int S, int width) {
   __shared__ double share[2][8];
   const int groups = C / width, n = blockIdx.x / groups, first = blockIdx.x % groups * width;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
