@@ -7,6 +7,14 @@
 A step checks that every gradient is there and finite before it changes anything, then updates each parameter in one
 pass over memory (kernels/adam, sgd, rmsprop), moving average included. Parameters are changed in place and marked as
 changed: a graph that was recorded before the step cannot be differentiated after it.
+
+On a device a step reads everything that changes from one to the next out of device memory (kernels/cuda/multi.py), so
+that a CUDA graph may hold it. First comes `advance()`, on the host: count the step, ask the schedule, write its numbers
+to the device; then kernels alone: Σg², the verdict (the clip scale, and whether all is finite), and the update, which
+does nothing where it is not. At last `step` waits for the verdict, and raises as on the CPU. While a graph is recorded
+(`kernels.cuda.capturing()`) `step` launches the kernels and leaves out the rest: whoever launches the graph calls
+`advance()` before each launch, and `check()` after it where a bad gradient must not go unseen; `norm` is then a device
+array, to be read by float(). An optimiser that is to be recorded must have taken a step before.
 """
 
 from __future__ import annotations
@@ -14,12 +22,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from . import backend
 from .errors import CheckpointError, GradientError, NonFiniteError
-from .kernels import adam, rmsprop, sgd
+from .kernels import adam, cuda, rmsprop, sgd
+from .modes import mode
 from .nn.module import Module
 from .tensor import Tensor, wrap
 
@@ -69,8 +79,12 @@ def global_norm(grads: dict[str, Tensor]) -> float:
 
 def clip_by_norm(grads: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
     """The gradients scaled by min(1, limit/‖g‖), ‖g‖ their global norm (Pascanu et al. 2013)."""
-    scale = min(1.0, limit / max(global_norm(grads), 1e-12))
-    return {k: wrap(g.data * g.dtype.type(scale), None) for k, g in grads.items()}
+    if backend.array_module([g.data for g in grads.values()]) is np:
+        scale = min(1.0, limit / max(global_norm(grads), 1e-12))
+        return {k: wrap(g.data * g.dtype.type(scale), None) for k, g in grads.items()}
+    xp, total = backend.cupy, _squares_there([g.data for g in grads.values()]).sum()
+    there = xp.minimum(limit / xp.maximum(xp.sqrt(total), 1e-12), 1.0)  # never on the host: a graph may hold it
+    return {k: wrap(g.data * there.astype(g.dtype), None) for k, g in grads.items()}
 
 
 def clip_by_value(grads: dict[str, Tensor], limit: float) -> dict[str, Tensor]:
@@ -84,7 +98,12 @@ def _squares(arrays: list) -> np.ndarray:
         from .kernels.table import squares  # compiles with Numba: not before it is needed
 
         return squares(arrays)
-    return np.array([float((a.astype(np.float64) ** 2).sum()) for a in arrays])
+    return backend.to_numpy(_squares_there(arrays))
+
+
+def _squares_there(arrays: list) -> Any:
+    """The same on a device."""
+    return backend.cupy.stack([backend.cupy.square(a.astype(np.float64)).sum() for a in arrays])
 
 
 # ---- optimisers
@@ -95,10 +114,12 @@ class Optimizer:
 
     params: {name: Tensor}, as Module.parameters() gives them. lr: a number or a schedule. clip_norm: scale the
     gradients down to this global norm. ema: an EMA to carry along in the same pass.
-    Attributes: steps (taken so far), norm (global gradient norm of the last step, if clip_norm).
+    Attributes: steps (taken so far), norm (global gradient norm of the last step, if clip_norm; of a recorded step a
+    device array).
     """
 
     slots: tuple[str, ...] = ()
+    _rows: tuple[str, ...] = ()  # of the kernel on a device: its state, in order
 
     def __init__(self, params: dict[str, Tensor], lr: float | Schedule, *, clip_norm: float | None = None,
                  ema: EMA | None = None):
@@ -109,7 +130,8 @@ class Optimizer:
                 raise GradientError(f"parameter {name!r} is not a leaf made with requires_grad=True.")
         self.params, self.lr, self.clip_norm, self.ema = dict(params), lr, clip_norm, ema
         self.steps = 0
-        self.norm: float | None = None
+        self.norm: Any = None
+        self._board: Any = None  # on a device: kernels/cuda/multi.py
         tracked = {} if ema is None else ema.tensors()
         self._averaged = {k for k, p in self.params.items() if tracked.get(k) is p}  # by the update's own pass
         xp = backend.array_module([p.data for p in params.values()])
@@ -127,34 +149,111 @@ class Optimizer:
             if g.shape != p.shape or g.dtype != p.dtype:
                 raise GradientError(f"step() got a gradient {g.shape} {g.dtype} for {k}, which is {p.shape} {p.dtype}.")
         names = list(self.params)
+        for p in self.params.values():
+            if not p.data.flags.c_contiguous or not getattr(p.data.flags, "writeable", True):
+                p.data = p.data.copy(order="C")
+        if cuda.library is not None and cuda.is_device(type(self.params[names[0]].data)):
+            self._step_there(names, grads)
+            return
         squares = _squares([grads[k].data for k in names])
         if not math.isfinite(squares.sum()):
-            bad = [k for k, s in zip(names, squares) if not math.isfinite(s)]
-            raise NonFiniteError(f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(names)} parameters); "
-                                 "nothing was updated.")
+            self._refuse([k for k, s in zip(names, squares) if not math.isfinite(s)])
         scale = 1.0
         if self.clip_norm is not None:
             norm = self.norm = math.sqrt(squares.sum())
             scale = min(1.0, self.clip_norm / max(norm, 1e-12))
-        lr = self.lr(self.steps) if callable(self.lr) else self.lr
-        self.steps += 1
-        decay = 0.0 if self.ema is None else self.ema.next_decay()
-        for p in self.params.values():
-            if not p.data.flags.c_contiguous or not getattr(p.data.flags, "writeable", True):
-                p.data = p.data.copy(order="C")
-        average = None if self.ema is None else [self.ema.shadow[k] if k in self._averaged else None for k in names]
-        self._update([p.data for p in self.params.values()], [grads[k].data for k in names],
-                     {slot: list(group.values()) for slot, group in self.moments.items()},
-                     lr=lr, scale=scale, ema=average, ema_decay=decay, memo=self._memo)
-        for p in self.params.values():
-            p.touch()
+        lr, decay = self.advance()
+        self._change([grads[k].data for k in names], lr=lr, scale=scale, decay=decay, memo=self._memo)
         if self.ema is not None:
             self.ema.follow(decay, done=self._averaged)
+
+    def advance(self) -> tuple[float, float]:
+        """Count a step, and its moving average's: (its learning rate, the average's decay). On a device these and the
+        bias corrections are written where the kernels read them, which a recorded step needs before every launch."""
+        lr = self.lr(self.steps) if callable(self.lr) else self.lr
+        self.steps += 1
+        decay = 0.0 if self.ema is None else self.ema.advance()
+        if self._board is not None:
+            self._board.advance(*self._numbers(float(lr), decay))
+            self.norm = None if self.clip_norm is None else self._board.norm  # as it will be after the launch
+        return lr, decay
+
+    def check(self) -> float:
+        """After a recorded step on a device was launched: wait for it -> the gradients' norm. Raises NonFiniteError if
+        the step was refused (it has been counted, but nothing was updated)."""
+        norm, bad = self._board.verdict()
+        if bad:
+            names = list(self.params)
+            self._refuse([names[k] for k in bad])
+        return norm
+
+    def _refuse(self, bad: list[str]) -> None:
+        raise NonFiniteError(f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(self.params)} parameters); "
+                             "nothing was updated.")
+
+    def _step_there(self, names: list[str], grads: dict[str, Tensor]) -> None:
+        """A step on a device: what is launched is the same whether it is recorded or not."""
+        recorded = cuda.capturing()
+        if mode.watch is not None:
+            mode.watch.update(self)
+        moments = (list(self.moments[slot].values()) if slot in self.moments else [None] * len(names)
+                   for slot in self._rows)
+        columns = [[p.data for p in self.params.values()], *moments, self._average() or [None] * len(names)]
+        if self._board is None:
+            from .kernels.cuda.multi import Board
+
+            self._board = Board(type(self).__name__, columns)
+        board, before = self._board, (self.steps, self.norm, 0 if self.ema is None else self.ema.updates)
+        board.follow(columns)
+        _, decay = (0.0, 0.0) if recorded else self.advance()
+        arrays = [cuda.ready(grads[k].data) for k in names]
+        table = board.place(arrays)
+        board.judge(table, math.inf if self.clip_norm is None else self.clip_norm)
+        # the seams check t and lr: those of the step are on the board
+        self._change(arrays, lr=0.0, scale=1.0, decay=0.0, memo={"board": board, "table": table})
+        if recorded:
+            self.norm = None if self.clip_norm is None else board.norm
+        else:
+            try:
+                norm = self.check()
+            except NonFiniteError:
+                self.steps, self.norm = before[:2]
+                if self.ema is not None:
+                    self.ema.updates = before[2]
+                raise
+            self.norm = None if self.clip_norm is None else norm
+        if self.ema is not None:
+            self.ema.follow(decay, done=self._averaged, report=board.report)
+
+    def _change(self, grads: list, *, lr: float, scale: float, decay: float, memo: dict) -> None:
+        """Update the parameters in place, and their averages with them."""
+        self._update([p.data for p in self.params.values()], grads,
+                     {slot: list(group.values()) for slot, group in self.moments.items()},
+                     lr=lr, scale=scale, ema=self._average(), ema_decay=decay, memo=memo)
+        for p in self.params.values():
+            p.touch()
+
+    def _average(self) -> list | None:
+        """The averages that the update's own pass carries along, None for a parameter without."""
+        if self.ema is None:
+            return None
+        return [self.ema.shadow[k] if k in self._averaged else None for k in self.params]
+
+    def _numbers(self, lr: float, decay: float) -> tuple[float, ...]:
+        """What changes from step to step, as the kernel on a device reads it."""
+        return lr, self.steps, 1.0 - decay
 
     def _update(self, p: list, g: list, moments: dict[str, list], *, lr: float, scale: float, ema: list | None,
                 ema_decay: float, memo: dict) -> None:
         """Update the arrays p in place, in the order of `params`."""
         raise NotImplementedError
+
+    def to(self, device: str) -> Optimizer:
+        """Move the state, in place, to where the parameters are: Module.to does it for the optimisers that it holds."""
+        self.moments = {slot: {k: backend.move(a, device) for k, a in group.items()}
+                        for slot, group in self.moments.items()}
+        self._board, self._memo = None, {}
+        return self
 
     def state(self) -> dict[str, np.ndarray]:
         """Steps taken and moments, as arrays; the EMA is saved by its owner."""
@@ -180,6 +279,7 @@ class SGD(Optimizer):
     first gradient; no dampening). weight_decay is an L2 penalty."""
 
     slots: tuple[str, ...] = ("velocity",)
+    _rows = ("velocity",)
 
     def __init__(self, params, lr: float | Schedule = 1e-2, momentum: float = 0.0, nesterov: bool = False,
                  weight_decay: float = 0.0, **shared):
@@ -198,6 +298,7 @@ class RMSProp(Optimizer):
     """RMSprop (Tieleman & Hinton 2012): gradients divided by √ of their running mean square, eps outside the root."""
 
     slots: tuple[str, ...] = ("square", "velocity")
+    _rows = ("square", "velocity", "mean")
 
     def __init__(self, params, lr: float | Schedule = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
                  momentum: float = 0.0, weight_decay: float = 0.0, **shared):
@@ -214,6 +315,7 @@ class Adam(Optimizer):
     """Adam (Kingma & Ba 2015, Algorithm 1). weight_decay is an L2 penalty added to the gradient; see AdamW."""
 
     slots = ("m", "v")
+    _rows = slots
     decoupled = False
 
     def __init__(self, params, lr: float | Schedule = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
@@ -226,6 +328,11 @@ class Adam(Optimizer):
     def _update(self, p, g, moments, **shared) -> None:
         adam.step(p, g, moments["m"], moments["v"], beta1=self.betas[0], beta2=self.betas[1],
                   eps=self.eps, weight_decay=self.weight_decay, decoupled=self.decoupled, t=self.steps, **shared)
+
+    def _numbers(self, lr: float, decay: float) -> tuple[float, ...]:
+        from .kernels.adam.cuda import numbers
+
+        return numbers(lr, *self.betas, self.weight_decay, self.decoupled, self.steps, decay)
 
 
 class AdamW(Adam):
@@ -255,6 +362,7 @@ class EMA:
             raise ValueError(f"EMA: decay is in [0, 1), not {decay}.")
         self._module, self.decay, self.warm_up, self.updates = module, decay, warm_up, 0
         self.shadow = {k: t.data.copy() for k, t in self.tensors().items()}
+        self._board: Any = None  # on a device: of what no optimiser averages
 
     def tensors(self) -> dict[str, Tensor]:
         """What is averaged, by name: the module's parameters and buffers."""
@@ -264,23 +372,47 @@ class EMA:
         """The d of the coming update."""
         return min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warm_up else self.decay
 
-    def follow(self, decay: float, done=()) -> None:
-        """Count an update, and average what is not in `done`: those an optimiser has averaged already."""
+    def advance(self) -> float:
+        """Count an update, whose decay this is. On a device it is written where the kernels read it, which a recorded
+        update needs before every launch; an optimiser that carries the average does it."""
+        decay = self.next_decay()
         self.updates += 1
+        if self._board is not None:
+            self._board.advance(0.0, 0.0, 1.0 - decay)
+        return decay
+
+    def follow(self, decay: float, done=(), report: Any = None) -> None:
+        """Average what is not in `done`: those an optimiser has averaged already. On a device the decay is the one that
+        was written last, and nothing happens where an optimiser's report says that its step was refused."""
         if all(k in done for k in self.shadow):
             return
-        for k, t in self.tensors().items():
-            if k in done:
-                continue
-            shadow = self.shadow[k]
-            if shadow.dtype.kind == "f":
-                shadow += shadow.dtype.type(1 - decay) * (t.data - shadow)
-            else:
-                shadow[...] = t.data
+        rest = [(self.shadow[k], t.data) for k, t in self.tensors().items() if k not in done]
+        there = [(shadow, value) for shadow, value in rest if type(shadow) is not np.ndarray]
+        if there:
+            self._follow_there(decay, [pair for pair in there if pair[0].dtype.kind == "f"], report)
+        for shadow, value in rest:
+            if shadow.dtype.kind != "f":
+                shadow[...] = value if report is None else backend.cupy.where(report[2] == 0, value, shadow)
+            elif type(shadow) is np.ndarray:
+                shadow += shadow.dtype.type(1 - decay) * (value - shadow)
+
+    def _follow_there(self, decay: float, pairs: list, report: Any) -> None:
+        if not pairs:
+            return
+        if self._board is None:
+            from .kernels.cuda.multi import Board
+
+            self._board = Board("EMA", [[shadow for shadow, _ in pairs]])
+            self._board.advance(0.0, 0.0, 1.0 - decay)
+        self._board.follow([[shadow for shadow, _ in pairs]])
+        values = [cuda.ready(value) for _, value in pairs]
+        self._board.run("cuda/multi.cu", "average", self._board.place(values), self._board.numbers, report)
 
     def update(self) -> None:
         """Average in the module's present values."""
-        self.follow(self.next_decay())
+        if mode.watch is not None:
+            mode.watch.update(self)
+        self.follow(0.0 if cuda.capturing() else self.advance())
 
     @contextlib.contextmanager
     def applied(self):
@@ -294,6 +426,11 @@ class EMA:
         finally:
             for k, t in self.tensors().items():
                 t.data = own[k]
+
+    def to(self, device: str) -> EMA:
+        """Move the averages, in place, to where the module is: Module.to does it for those that it holds."""
+        self.shadow, self._board = {k: backend.move(a, device) for k, a in self.shadow.items()}, None
+        return self
 
     def state(self) -> dict[str, np.ndarray]:
         shadow = {f"shadow.{k}": backend.to_numpy(a) for k, a in self.shadow.items()}

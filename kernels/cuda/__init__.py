@@ -51,6 +51,14 @@ def is_device(kind: type) -> bool:
     return library is not None and issubclass(kind, library.ndarray)
 
 
+def capturing() -> bool:
+    """Is the current stream recording a CUDA graph? Then kernels are noted and not run, and nothing may be read."""
+    if library is None:
+        return False
+    stream = library.cuda.get_current_stream()
+    return stream != library.cuda.Stream.null and stream.is_capturing()  # the null stream never can
+
+
 class Parameter(NamedTuple):
     """One parameter of a kernel: its type in C without qualifiers, whether it is a pointer, its name."""
 
@@ -125,7 +133,7 @@ def flags(defines: dict[str, Any]) -> tuple[str, ...]:
 def _function(path: str, defines: tuple[str, ...], name: str, shared: int) -> Any:
     module = library.RawModule(code=source(path), options=(*OPTIONS, *defines))
     function = module.get_function(name)
-    if shared > 48 * 1024:  # more than every GPU grants unasked
+    if shared:  # a GPU grants 48 KB unasked, less what the kernel declares by itself
         function.max_dynamic_shared_size_bytes = shared
     return function
 
@@ -149,7 +157,7 @@ def launch(path: str, name: str, grid: tuple[int, ...], block: tuple[int, ...] |
         raise TypeError(f"{name} takes {len(parameters)} arguments, and was given {len(args)}.")
     real = np.dtype(SCALARS[defines.get("REAL", "float")])
     ready = tuple([_argument(name, p, a, real) for p, a in zip(parameters, args)])
-    _function(path, flags(defines), name, shared if shared > 48 * 1024 else 0)(grid, block, ready, shared_mem=shared)
+    _function(path, flags(defines), name, shared)(grid, block, ready, shared_mem=shared)
 
 
 def _argument(kernel: str, p: Parameter, a: Any, real: np.dtype) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from tinygen.errors import DeviceError
 from tinygen.kernels import cuda as gpu
 
 _cpu: ModuleType | None = None
@@ -21,7 +20,7 @@ def _draw(device: str, kind: str, *args) -> Any:
     global _cpu
     if device != "cpu":
         if gpu.library is None:
-            raise DeviceError(f"philox: no device {device!r} is in use; ask for it first, tinygen.device({device!r}).")
+            raise RuntimeError(f"philox: no device {device!r} is in use; ask for it first, tinygen.device({device!r}).")
         from . import cuda
 
         with gpu.library.cuda.Device(int(device.partition(":")[2] or 0)):

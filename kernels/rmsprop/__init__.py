@@ -5,6 +5,8 @@ from types import ModuleType
 
 import numpy as np
 
+from tinygen.kernels.cuda import is_device
+
 _cpu: ModuleType | None = None
 
 Arrays = np.ndarray | Sequence[np.ndarray]
@@ -39,11 +41,16 @@ def step(
     """
     global _cpu
     first = p[0] if isinstance(p, list) else p
-    if type(first) is not np.ndarray:  # the CUDA launcher's place
-        raise NotImplementedError(f"rmsprop has a kernel for numpy arrays only, not {type(first).__name__}.")
-    if _cpu is None:
-        from . import cpu as _cpu  # compiles with Numba: not before it is needed
-    assert _cpu is not None
+    if type(first) is np.ndarray:
+        if _cpu is None:
+            from . import cpu as _cpu  # compiles with Numba: not before it is needed
+        kernels = _cpu
+    elif is_device(type(first)):
+        from . import cuda as kernels
+    else:
+        kind = type(first).__name__
+        raise NotImplementedError(f"rmsprop has kernels for numpy arrays and a GPU's in use, not {kind}.")
+    assert kernels is not None
     if buf is None and momentum != 0:
         raise ValueError(f"rmsprop with momentum {momentum} needs buf, an array like p for the velocity.")
-    _cpu.step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, ema_decay, memo)
+    kernels.step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, ema_decay, memo)

@@ -5,6 +5,8 @@ from types import ModuleType
 
 import numpy as np
 
+from tinygen.kernels.cuda import is_device
+
 _cpu: ModuleType | None = None
 
 Arrays = np.ndarray | Sequence[np.ndarray]
@@ -32,17 +34,21 @@ def step(
     caller, in which their addresses are remembered). buf may be None where momentum is 0; step 1 sets it to the
     gradient whatever it held. The gradient used is scale * g + weight_decay * p. Sutskever et al. 2013, in
     PyTorch's form. ema, if given, becomes ema_decay * ema + (1 - ema_decay) * p for the updated p. Raises
-    ValueError or TypeError for arrays that do not fit, NotImplementedError for arrays on a device.
+    ValueError or TypeError for arrays that do not fit, NotImplementedError for arrays of another kind.
     """
     global _cpu
     first = p[0] if isinstance(p, list) else p
-    if type(first) is not np.ndarray:  # the CUDA launcher's place
-        raise NotImplementedError(f"sgd has a kernel for numpy arrays only, not {type(first).__name__}.")
-    if _cpu is None:
-        from . import cpu as _cpu  # compiles with Numba: not before it is needed
-    assert _cpu is not None
+    if type(first) is np.ndarray:
+        if _cpu is None:
+            from . import cpu as _cpu  # compiles with Numba: not before it is needed
+        kernels = _cpu
+    elif is_device(type(first)):
+        from . import cuda as kernels
+    else:
+        raise NotImplementedError(f"sgd has kernels for numpy arrays and a GPU's in use, not {type(first).__name__}.")
+    assert kernels is not None
     if buf is None and momentum != 0:
         raise ValueError(f"sgd with momentum {momentum} needs buf, an array like p for the velocity.")
     if nesterov and momentum == 0:
         raise ValueError("sgd: Nesterov's look-ahead needs momentum > 0.")
-    _cpu.step(p, g, buf, ema, lr, momentum, nesterov, weight_decay, t, scale, ema_decay, memo)
+    kernels.step(p, g, buf, ema, lr, momentum, nesterov, weight_decay, t, scale, ema_decay, memo)
