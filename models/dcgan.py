@@ -142,8 +142,10 @@ class DCGAN(Module):
         """n latent vectors (n, latent)."""
         shape = (n, self.config.latent)
         uniform = self.config.noise == "uniform"
-        z = rng.uniform(name, step, shape, -1.0, 1.0) if uniform else rng.normal(name, step, shape)
-        return z.to(self.generator.project.w.device)
+        device = self.generator.project.w.device
+        if uniform:
+            return rng.uniform(name, step, shape, -1.0, 1.0, device=device)
+        return rng.normal(name, step, shape, device=device)
 
     def step(self, batch, rng: Rng) -> dict[str, Any]:
         """Algorithm 1 of Goodfellow et al. 2014: D against fakes that are constants to it, then G on noise of

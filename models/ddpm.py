@@ -92,8 +92,8 @@ class DDPM(nn.Module):
     def step(self, batch, rng: Rng) -> dict[str, Any]:
         """Algorithm 1: one update of the network."""
         x0, k = batch.images, self.iteration
-        t = rng.integers("ddpm.t", k, (x0.shape[0],), 0, self.config.T)
-        eps = rng.normal("ddpm.eps", k, x0.shape).to(x0.device)
+        t = rng.integers("ddpm.t", k, (x0.shape[0],), 0, self.config.T, device=x0.device)
+        eps = rng.normal("ddpm.eps", k, x0.shape, device=x0.device)
         self.net.train()
         with nn.streams(rng, k):
             loss = ops.mean(self._diffusion.loss(self.net, x0, t, eps))
@@ -117,7 +117,8 @@ class DDPM(nn.Module):
     def noise(self, n: int, rng: Rng) -> Tensor:
         """x_T: n images of noise, the same for the same rng."""
         c = self.config
-        return rng.normal("sample.x_T", 0, (n, c.image_size, c.image_size, c.channels)).to(self.net.conv_in.w.device)
+        shape = (n, c.image_size, c.image_size, c.channels)
+        return rng.normal("sample.x_T", 0, shape, device=self.net.conv_in.w.device)
 
     def sample(
         self,

@@ -160,7 +160,7 @@ class Diffusion:
                 x0, _ = self.x0_and_eps(x, at, model(x, at), clip)
                 x = self.posterior_mean(x0, x, at)
                 if i > 0:
-                    x = x + float(sigma[i]) * rng.normal(name, i, x.shape, dtype=x.dtype)
+                    x = x + float(sigma[i]) * rng.normal(name, i, x.shape, dtype=x.dtype, device=x.device)
             yield i, x, x0
 
     def steps(self, count: int, spacing: str = "trailing") -> np.ndarray:
@@ -206,7 +206,7 @@ class Diffusion:
                 x0, eps = self.x0_and_eps(x, at, model(x, at), clip)
                 x = float(np.sqrt(before)) * x0 + float(np.sqrt(max(1 - before - sigma**2, 0.0))) * eps
                 if rng is not None and sigma > 0:
-                    x = x + float(sigma) * rng.normal(name, i, x.shape, dtype=x.dtype)
+                    x = x + float(sigma) * rng.normal(name, i, x.shape, dtype=x.dtype, device=x.device)
             yield i, x, x0
 
     def invert_ddim(self, model: Model, x0: Tensor, *, steps: int = 50, spacing: str = "trailing") -> Tensor:
@@ -274,10 +274,9 @@ class Diffusion:
     ) -> dict[str, np.ndarray]:
         """The variational bound on −log p(x₀) by term, in nats a sample: "L_T" (N,), "L_t" (T, N) with L_0 first, and
         "total" (N,). One ε a term, from the stream `name`, step i."""
+        noise = lambda i: rng.normal(name, i, x0.shape, dtype=x0.dtype, device=x0.device)
         terms = [
-            self.bound_term(
-                model, x0, i, rng.normal(name, i, x0.shape, dtype=x0.dtype), variance=variance, clip=clip, levels=levels
-            )
+            self.bound_term(model, x0, i, noise(i), variance=variance, clip=clip, levels=levels)
             for i in range(self.T)
         ]
         prior = self.prior_term(x0.numpy())

@@ -169,7 +169,7 @@ class GAN(Module):
 
     def noise(self, n: int, rng: Rng, name: str = "sample.z", step: int = 0) -> Tensor:
         """n latent vectors (n, latent)."""
-        return rng.normal(name, step, (n, self.config.latent)).to(self.generator.layers[0].w.device)
+        return rng.normal(name, step, (n, self.config.latent), device=self.generator.layers[0].w.device)
 
     def step(self, batch, rng: Rng) -> dict[str, Any]:
         """One round of Algorithm 1: D ascends against fakes that are constants to it; then G descends,
@@ -204,7 +204,7 @@ class GAN(Module):
             logits = D(ops.concat(x, fake, axis=0))  # in one go: D treats each image by itself
             on_real, on_fake = logits[: len(x)], logits[len(x) :]
         if c.gradient_penalty:
-            u = rng.uniform("gan.u", self.iteration, (len(x),)).to(x.device)
+            u = rng.uniform("gan.u", self.iteration, (len(x),), device=x.device)
             between = c.gradient_penalty * losses.gradient_penalty(D, losses.interpolate(x, fake, u))
             penalty = between if penalty is None else penalty + between
         return on_real, on_fake, penalty

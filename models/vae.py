@@ -111,7 +111,7 @@ class Bernoulli(Module):
         return 2.0 * ops.sigmoid(out) - 1.0
 
     def draw(self, out: Tensor, rng: Rng, name: str) -> Tensor:
-        white = rng.uniform(name, 0, out.shape).to(out.device) < ops.sigmoid(out)
+        white = rng.uniform(name, 0, out.shape, device=out.device) < ops.sigmoid(out)
         return ops.where(white, 1.0, -1.0 + 0.0 * out)
 
 
@@ -140,7 +140,7 @@ class Gaussian(Module):
 
     def draw(self, out: Tensor, rng: Rng, name: str) -> Tensor:
         mean, logvar = self.split(out)
-        return mean + ops.exp(0.5 * logvar) * rng.normal(name, 0, mean.shape, mean.dtype).to(mean.device)
+        return mean + ops.exp(0.5 * logvar) * rng.normal(name, 0, mean.shape, mean.dtype, device=mean.device)
 
 
 # ---- the networks
@@ -236,7 +236,7 @@ class VAE(Module):
         c, levels = self.config, levels or self.config.dequantise
         if c.binarise == "no" and not levels:
             return x
-        u = rng.uniform(name, step, x.shape).to(x.device)
+        u = rng.uniform(name, step, x.shape, device=x.device)
         if c.decoder == "gaussian":
             return x + (u - 0.5) * (2 / (levels - 1))
         threshold = 2.0 * u - 1.0 if c.binarise == "random" else 0.0
@@ -245,7 +245,7 @@ class VAE(Module):
     def noise(self, n: int, rng: Rng, name: str = "sample.z", step: int = 0) -> Tensor:
         """n standard normal vectors (n, latent), of the dtype and on the device of the parameters."""
         w = self.encoder.mean.w
-        return rng.normal(name, step, (n, self.config.latent), w.dtype).to(w.device)
+        return rng.normal(name, step, (n, self.config.latent), w.dtype, device=w.device)
 
     def constant(self, a: np.ndarray) -> Tensor:
         """An array as a tensor of the dtype and on the device of the parameters."""

@@ -36,17 +36,18 @@ keep_freed()
 
 # Imported when first used, so that `import tinygen` stays quick: they bring Numba, SciPy or Pillow with them.
 _LATER = {
-    "Rng": ".rng", "audit": ".audit", "check": ".audit.check", "checkpoint": ".checkpoint", "config": ".config",
-    "data": ".data", "kernels": ".kernels", "losses": ".losses", "metrics": ".metrics", "models": ".models",
-    "nn": ".nn", "optim": ".optim", "train": ".train",
+    "Rng": ".rng:Rng", "audit": ".audit", "capture": ".cudagraph:capture", "check": ".audit.check",
+    "checkpoint": ".checkpoint", "config": ".config", "data": ".data", "kernels": ".kernels", "losses": ".losses",
+    "metrics": ".metrics", "models": ".models", "nn": ".nn", "optim": ".optim", "train": ".train",
 }  # fmt: skip
 
 
 def __getattr__(name: str):
     if name not in _LATER:
         raise AttributeError(f"module 'tinygen' has no attribute {name!r}")
-    module = importlib.import_module(_LATER[name], __name__)
-    value = module.Rng if name == "Rng" else module
+    path, _, attribute = _LATER[name].partition(":")
+    value = importlib.import_module(path, __name__)
+    value = getattr(value, attribute) if attribute else value
     globals()[name] = value
     return value
 
@@ -58,6 +59,6 @@ def __dir__():
 __all__ = [
     "CheckpointError", "ConfigError", "DataError", "DeviceError", "DtypeError", "GradientError", "NonFiniteError",
     "Rng", "ShapeError", "StaleGraphError", "Tensor", "TinygenError", "UnusedParameterError", "UserError", "audit",
-    "backend", "check", "checkpoint", "config", "data", "device", "devices", "errors", "get_threads", "grad",
+    "backend", "capture", "check", "checkpoint", "config", "data", "device", "devices", "errors", "get_threads", "grad",
     "kernels", "losses", "metrics", "models", "nn", "no_grad", "ops", "optim", "recompute", "set_threads", "train",
 ]  # fmt: skip

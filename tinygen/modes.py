@@ -1,16 +1,20 @@
-"""Is what a thread computes recorded? Each thread has its own answer."""
+"""What a thread has switched on: recording, replaying, the precision of products, a watch on what a step draws."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from typing import Any
 
 
 class _Mode(threading.local):
-    """Each thread's own: is what it computes recorded, and is `recompute` running a function again?"""
+    """Each thread's own: is what it computes recorded, and is `recompute` running a function again? precision: of the
+    products of matrices. watch: told of random draws on a device and of updates, while cudagraph.py watches a step."""
 
     recording = True
     replaying = False
+    precision = "float32"
+    watch: Any = None
 
 
 mode = _Mode()

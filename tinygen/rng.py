@@ -15,6 +15,7 @@ import numpy as np
 
 from tinygen.errors import ConfigError, DtypeError, ShapeError
 from tinygen.kernels import philox
+from tinygen.modes import mode
 
 if TYPE_CHECKING:
     from tinygen.tensor import Tensor
@@ -53,9 +54,16 @@ class Rng:
         triple = self.seed.to_bytes(8, "little") + index.to_bytes(8, "little") + name.encode()
         return int.from_bytes(blake2b(triple, digest_size=8, person=b"tinygen.rng").digest(), "little")
 
+    def _key(self, name: str, step: int, device: str) -> Any:
+        """The key as a number; or, in a step that a CUDA graph is recorded of, the place on the device that will hold
+        the key of each launch."""
+        if device == "cpu" or mode.watch is None:
+            return self.key(name, step)
+        return mode.watch.draw(self, name, step)
+
     def normal(self, name: str, step: int, shape: Shape, dtype=np.float32, *, device: str = "cpu") -> Tensor:
         """Standard normals: Box-Muller in float64, rounded to dtype (float32 or float64)."""
-        key = self.key(name, step)
+        key = self._key(name, step, device)
         return _tensor(philox.normal(key, _shape(name, shape), _float(name, dtype), device=_device(device)))
 
     def uniform(
@@ -63,7 +71,7 @@ class Rng:
         device: str = "cpu",
     ) -> Tensor:
         """Uniform numbers in [low, high), never equal to `high`; ValueError unless low < high."""
-        key = self.key(name, step)
+        key = self._key(name, step, device)
         dtype, device = _float(name, dtype), _device(device)
         return _tensor(philox.uniform(key, _shape(name, shape), low, high, dtype, device=device))
 
@@ -74,7 +82,7 @@ class Rng:
         first, last = _index(low), _index(high)
         if first is None or last is None:
             raise ValueError(f"integers({name!r}) needs integer low and high, but got {low!r} and {high!r}.")
-        key = self.key(name, step)
+        key = self._key(name, step, device)
         return _tensor(philox.integers(key, _shape(name, shape), first, last, device=_device(device)))
 
     def permutation(self, name: str, step: int, n: int, *, device: str = "cpu") -> Tensor:
@@ -82,7 +90,7 @@ class Rng:
         count = _index(n)
         if count is None or count < 0:
             raise ShapeError(f"permutation({name!r}) needs an integer n >= 0, but got {n!r}.")
-        return _tensor(philox.permutation(self.key(name, step), count, device=_device(device)))
+        return _tensor(philox.permutation(self._key(name, step, device), count, device=_device(device)))
 
     def __repr__(self) -> str:
         return f"Rng({self.seed})"

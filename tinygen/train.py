@@ -15,12 +15,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import checkpoint, data, run
 from .audit.guard import NonFiniteOperation, guard
+from .cudagraph import Capture, capture
 from .errors import DataError, NonFiniteError, UserError
 from .rng import Rng
 from .run import Run, Settings
@@ -66,6 +68,7 @@ class _Training:
             images, settings.config["batch_size"], self.rng, flip=settings.config.get("flip", False)
         )
         self.step, self.seconds = 0, 0.0
+        self.take_step = model.step if settings.device == "cpu" else capture(model.step)
         self.means = _Means()
         if resume:
             self._resume()
@@ -100,7 +103,7 @@ class _Training:
 
     def _advance(self) -> dict[str, float]:
         begin = time.perf_counter()
-        scalars = one_step(self.model, self.loader, self.step, self.rng, self.settings.device)
+        scalars = one_step(self.take_step, self.loader, self.step, self.rng, self.settings.device)
         spent = time.perf_counter() - begin
         self.step += 1
         self.seconds += spent
@@ -197,7 +200,7 @@ class _Training:
             for i in range(good, last):
                 watch.infinities.clear()
                 try:
-                    one_step(self.model, self.loader, i, self.rng, self.settings.device)
+                    one_step(self.model.step, self.loader, i, self.rng, self.settings.device)
                     _check_state(self.model)
                 except NonFiniteError as again:
                     at = i + 1
@@ -214,13 +217,17 @@ class _Training:
         )
 
 
-def one_step(model: Any, loader: data.Loader, i: int, rng: Rng, device: str = "cpu") -> dict[str, float]:
+def one_step(
+    step: Callable[[data.Batch, Rng], dict[str, Any]], loader: data.Loader, i: int, rng: Rng, device: str = "cpu"
+) -> dict[str, float]:
     """Iteration i = 0, 1, …: its batch, the model's update, and the scalars. Raises NonFiniteError unless
     all of them are finite."""
     batch = loader.batch(i)
-    if device != "cpu":
+    if device != "cpu" and not isinstance(step, Capture):  # which copies them itself
         batch = dataclasses.replace(batch, images=batch.images.to(device))
-    scalars = {k: float(v.item() if hasattr(v, "item") else v) for k, v in model.step(batch, rng).items()}
+    scalars = {k: float(v) for k, v in step(batch, rng).items()}
+    if isinstance(step, Capture):
+        step.check()
     bad = [f"{k} is {v}" for k, v in scalars.items() if not math.isfinite(v)]
     if bad:
         raise NonFiniteError(", ".join(bad) + ".")

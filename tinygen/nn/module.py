@@ -150,8 +150,13 @@ class Module:
         return self.train(False)
 
     def to(self, device: str) -> Module:
-        """Move parameters and buffers, in place, to "cpu" or "cuda:i"."""
-        return self._replace(lambda a: backend.move(a, device))
+        """Move parameters and buffers, and the optimisers and averages of them, in place, to "cpu" or "cuda:i"."""
+        self._replace(lambda a: backend.move(a, device))
+        for _, module in self.modules():
+            for _, value in module.members():
+                if _travels(value) and hasattr(value, "to"):
+                    value.to(device)
+        return self
 
     def astype(self, dtype) -> Module:
         """Convert floating parameters and buffers, in place: float64 for gradient checks."""

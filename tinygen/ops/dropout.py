@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .. import backend
 from ..errors import ShapeError
 from ..tensor import Tensor
 from .elementwise import mul
@@ -24,8 +23,8 @@ def dropout(x: Tensor, p: float, rng: Rng, name: str, step: int) -> Tensor:
         raise ShapeError(f"dropout needs 0 ≤ p < 1; got {p!r}.")
     if p == 0:
         return x
-    keep = rng.uniform(name, step, x.shape).data >= p
-    return mul(x, Tensor(backend.move((keep / (1 - p)).astype(x.dtype), x.device)))
+    keep = rng.uniform(name, step, x.shape, device=x.device).data >= p
+    return mul(x, Tensor(keep.astype(x.dtype) * x.dtype.type(1 / (1 - p))))
 
 
 __all__ = ["dropout"]
