@@ -207,14 +207,92 @@ struct Ordinary {   // 256 threads; a thread has 4 rows and 4 columns of each TI
     const double2 lo = reinterpret_cast<const double2*>(p)[0], hi = reinterpret_cast<const double2*>(p)[1];
     v[0] = lo.x; v[1] = lo.y; v[2] = hi.x; v[3] = hi.y;
   }
-  // put(row, column, numbers) for runs of 4 numbers of a row
+  // put(row, column, numbers) for runs of numbers of a row
   template <class Put> __device__ __forceinline__ void each(const Put& put) const {
 #pragma unroll
     for (int i = 0; i < 4 * H; i++)
 #pragma unroll
-      for (int j = 0; j < 4 * H; j += 4) put(row(i), column(j), sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]);
+      for (int j = 0; j < 4 * H; j += 4) {
+        const real v[4] = {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]};
+        put(row(i), column(j), v);
+      }
   }
 };
+
+#if PRECISION > 0
+// 128 threads: 2 × 2 warps, each a square of TILE / 2, in pieces of 16 × 8, the instruction's. Lane 4 g + q of a warp
+// holds rows g of A's pieces and columns g of B's. Which of the tile's they are, and which of a step's k, is free as long
+// as A and B agree on k: chosen so that shared memory is read by fours of whichever axis is contiguous.
+//     k      q and q + 4 of the instruction are 4 q + 2 i and the next (TF32, i = 0, 1); 2 q … and 2 q + 8 …: 4 q … 4 q + 3
+//     line   slot s of S: along k, 8 s + g; across, s % 4 + 4 g + 32 (s / 4)
+template <bool A_ALONG_K, bool B_ALONG_K> struct Warps {
+  static constexpr int S = TILE / 16;
+  float sum[S / 2][S][4] = {};
+  static __device__ __forceinline__ int g() { return (threadIdx.x & 31) >> 2; }
+  static __device__ __forceinline__ int q() { return threadIdx.x & 3; }
+  static __device__ __forceinline__ int down() { return (threadIdx.x >> 6) * (TILE / 2); }          // the warp's first
+  static __device__ __forceinline__ int across() { return (threadIdx.x >> 5 & 1) * (TILE / 2); }    // row, and column
+
+  template <bool ALONG> static __device__ __forceinline__ void four(float (&v)[S][4], const float* tile, int first) {
+#pragma unroll
+    for (int s = 0; s < S; s++) {                      // S loads of four numbers, either way
+      const int line = ALONG ? 8 * s + g() : 32 * (s / 4) + 4 * g(), k = ALONG ? 4 * q() : 4 * q() + s % 4;
+      const float4 f = *reinterpret_cast<const float4*>(tile + place<ALONG>(first + line, k));
+      if constexpr (ALONG) { v[s][0] = f.x; v[s][1] = f.y; v[s][2] = f.z; v[s][3] = f.w; }
+      else { const int l = s / 4 * 4, e = s % 4; v[l][e] = f.x; v[l + 1][e] = f.y; v[l + 2][e] = f.z; v[l + 3][e] = f.w; }
+    }
+  }
+  template <class A, class B> __device__ __forceinline__ void grow(const float* a, const float* b) {
+    float u[S][4], v[S][4];
+    four<A_ALONG_K>(u, a, down());
+    four<B_ALONG_K>(v, b, across());
+    constexpr int E = PRECISION == 1 ? 4 : 2;          // registers for 4 numbers
+    unsigned x[S][E], y[S][E];
+#pragma unroll
+    for (int s = 0; s < S; s++)
+#pragma unroll
+      for (int e = 0; e < E; e++) {
+        if constexpr (PRECISION == 1) { x[s][e] = to_tf32(u[s][e]); y[s][e] = to_tf32(v[s][e]); }
+        else { x[s][e] = to_bf16x2(u[s][2 * e], u[s][2 * e + 1]); y[s][e] = to_bf16x2(v[s][2 * e], v[s][2 * e + 1]); }
+      }
+#pragma unroll
+    for (int e = 0; e < E; e += 2)
+#pragma unroll
+      for (int i = 0; i < S / 2; i++)
+#pragma unroll
+        for (int j = 0; j < S; j++) {
+          const unsigned rows[4] = {x[2 * i][e], x[2 * i + 1][e], x[2 * i][e + 1], x[2 * i + 1][e + 1]};
+          const unsigned columns[2] = {y[j][e], y[j][e + 1]};
+          if constexpr (PRECISION == 1) mma_tf32(sum[i][j], rows, columns);
+          else mma_bf16(sum[i][j], rows, columns);
+        }
+  }
+  template <class Put> __device__ __forceinline__ void each(const Put& put) const {
+#pragma unroll
+    for (int s = 0; s < S; s++) {                      // slot s: the upper or lower half of piece s / 2
+      const int row = down() + (A_ALONG_K ? 8 * s + g() : 32 * (s / 4) + 4 * g() + s % 4), i = s / 2, e = s % 2 * 2;
+      if constexpr (B_ALONG_K) {
+#pragma unroll
+        for (int j = 0; j < S; j++) {
+          const float v[2] = {sum[i][j][e], sum[i][j][e + 1]};
+          put(row, across() + 8 * j + 2 * q(), v);
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < S; j += 4)
+#pragma unroll
+          for (int c = 0; c < 2; c++) {
+            const float v[4] = {sum[i][j][e + c], sum[i][j + 1][e + c], sum[i][j + 2][e + c], sum[i][j + 3][e + c]};
+            put(row, across() + 8 * j + 4 * (2 * q() + c), v);
+          }
+      }
+    }
+  }
+};
+template <class A, class B> using Sums = Warps<A::ALONG_K, B::ALONG_K>;
+#else
+template <class A, class B> using Sums = Ordinary;
+#endif
 
 // ---- the block's work
 
@@ -226,24 +304,26 @@ struct Epilogue {
   bool fours;                                          // rows begin, and end, at multiples of four numbers
   __device__ __forceinline__ Epilogue(real* y, const real* bias, const real* residual, int columns, long long pitch)
       : y(y), bias(bias), residual(residual), columns(columns), fours(sizeof(real) == 4 && columns % 4 == 0 && pitch % 4 == 0) {}
-  __device__ __forceinline__ void one(long long at, int n, real v) const {
-    if (n >= columns) return;
-    if (bias) v += bias[n];
-    if (residual) v += residual[at + n];
-    y[at + n] = v;
-  }
-  __device__ __forceinline__ void four(long long at, int n, real a, real b, real c, real d) const {
-    if constexpr (sizeof(real) == 4) if (fours) {
-      if (n >= columns) return;
-      if (bias) { a += bias[n]; b += bias[n + 1]; c += bias[n + 2]; d += bias[n + 3]; }
-      if (residual) {
-        const float4 r = *reinterpret_cast<const float4*>(residual + at + n);
-        a += r.x; b += r.y; c += r.z; d += r.w;
-      }
-      *reinterpret_cast<float4*>(y + at + n) = make_float4(a, b, c, d);
+  template <int W> __device__ __forceinline__ void operator()(long long at, int n, const real (&v)[W]) const {
+    if (fours && n < columns) {
+      real sum[W];
+#pragma unroll
+      for (int e = 0; e < W; e++) sum[e] = v[e] + (bias ? bias[n + e] : 0) + (residual ? residual[at + n + e] : 0);
+      store(y + at + n, sum);
       return;
     }
-    one(at, n, a); one(at, n + 1, b); one(at, n + 2, c); one(at, n + 3, d);
+#pragma unroll
+    for (int e = 0; e < W; e++)
+      if (n + e < columns) y[at + n + e] = v[e] + (bias ? bias[n + e] : 0) + (residual ? residual[at + n + e] : 0);
+  }
+  static __device__ __forceinline__ void store(float* p, const float (&v)[4]) {
+    *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
+  }
+  static __device__ __forceinline__ void store(float* p, const float (&v)[2]) {
+    *reinterpret_cast<float2*>(p) = make_float2(v[0], v[1]);
+  }
+  static __device__ __forceinline__ void store(double* p, const double (&v)[4]) {
+    for (int e = 0; e < 4; e++) p[e] = v[e];
   }
 };
 
@@ -265,7 +345,7 @@ __device__ __forceinline__ void product(const A& a, const B& b, const Epilogue& 
     }
     copy_commit();                                     // empty at the end: the count of groups stays that of steps
   };
-  Ordinary sums;
+  Sums<A, B> sums;
 #pragma unroll
   for (int s = 0; s < STAGES - 1; s++) bring(s);
   for (int s = 0; s < steps; s++) {
@@ -275,9 +355,8 @@ __device__ __forceinline__ void product(const A& a, const B& b, const Epilogue& 
     const real* at = shared + s % STAGES * 2 * AREA;
     sums.template grow<A, B>(at, at + AREA);
   }
-  sums.each([&](int m, int n, auto... v) {
-    if (m0 + m >= rows) return;
-    out.four(where(m0 + m), n0 + n, v...);
+  sums.each([&](int m, int n, const auto& v) {
+    if (m0 + m < rows) out(where(m0 + m), n0 + n, v);
   });
 }
 
