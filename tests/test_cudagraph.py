@@ -23,8 +23,8 @@ class Tiny(nn.Module):
         self.first, self.norm = nn.Linear(features, 5, rng=init), nn.BatchNorm(5)
         self.last = nn.Linear(5, features, rng=init)
         self.ema = EMA(self, 0.9)
-        self.optimizer = Adam({**self.first.parameters(), **{f"last.{k}": p for k, p in self.last.parameters().items()}},
-                              cosine(1e-2, 50, warm_up=4), clip_norm=1.0)
+        trained = nn.ModuleList([self.first, self.last]).parameters()
+        self.optimizer = Adam(trained, cosine(1e-2, 50, warm_up=4), clip_norm=1.0)
         self.iteration, self.ask, self.odd = 0, ask, odd
 
     def step(self, batch, rng):
