@@ -5,9 +5,9 @@ import pytest
 
 import tinygen as tg
 from tinygen import backend, nn, ops, optim
-from tinygen.kernels import adam, rmsprop, sgd
+from tinygen.kernels import adam, cuda, rmsprop, sgd
 from tinygen.kernels.adam import loops as adam_loops
-from tinygen.kernels.cuda import capturing, emulated, multi
+from tinygen.kernels.cuda import capturing, emulated, multi, nvcc
 from tinygen.kernels.rmsprop import loops as rmsprop_loops
 from tinygen.kernels.sgd import loops as sgd_loops
 
@@ -151,6 +151,14 @@ def test_arrays_that_begin_anywhere(xp):
     q, n, w = start[1:].copy(), np.zeros(8, F32), np.zeros(8, F32)
     adam.step(q, grad, n, w, **CASES["adamw"][2], t=1)
     same(xp, [whole[1:], m, v, whole[:1]], [q, n, w, start[:1]])
+
+
+@pytest.mark.parametrize("flags", [cuda.flags(d) for d in multi.BUILDS])
+def test_what_they_share_compiles(flags):
+    if nvcc.compiler() is None:
+        pytest.skip("no nvcc: registers and spills were not looked at")
+    for r in nvcc.resources(multi.FILE, flags).values():
+        assert r.spills == r.stack == 0 and r.registers <= 40
 
 
 # ---- the optimisers

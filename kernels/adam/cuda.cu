@@ -3,7 +3,9 @@
 #include "multi.cuh"
 
 // Rows: p, g, m, v, average. Own numbers: lr/(1−β₁ᵗ), 1/√(1−β₂ᵗ), what p is multiplied by (decoupled decay).
-extern "C" __global__ void __launch_bounds__(256) adam(const unsigned long long* table, int arrays, const int* map, const long long* sizes, int first, const double* numbers, const double* report, double scale, double beta1, double beta2, double eps, double decay) {
+extern "C" __global__ void __launch_bounds__(256) adam(const unsigned long long* table, int arrays, const int* map,
+    const long long* sizes, int first, const double* numbers, const double* report, double scale, double beta1,
+    double beta2, double eps, double decay) {
   if (refused(report)) return;
   T* at[5];
   const int count = piece(at, table, arrays, map, sizes, first);

@@ -24,7 +24,9 @@ __device__ __forceinline__ double quotient(double a, double b) { return __ddiv_r
 __device__ __forceinline__ double root_of(double a) { return __dsqrt_rn(a); }
 
 // This block's piece: at[r] is where it begins in row r's array, or null; returns how many numbers it has.
-template <int ROWS> __device__ __forceinline__ int piece(T* (&at)[ROWS], const u64* table, int arrays, const int* map, const long long* sizes, int first) {
+template <int ROWS>
+__device__ __forceinline__ int piece(T* (&at)[ROWS], const u64* table, int arrays, const int* map,
+                                     const long long* sizes, int first) {
   const int k = map[2 * (first + blockIdx.x)];
   const long long begin = (long long)map[2 * (first + blockIdx.x) + 1] * PIECE, rest = sizes[k] - begin;
 #pragma unroll
@@ -37,7 +39,8 @@ template <int ROWS> __device__ __forceinline__ int piece(T* (&at)[ROWS], const u
 
 // f(x) for each number, x[r] of row r; then those rows are stored whose bit is set in WRITES. 16 bytes at a time where
 // every array begins at a multiple of 16 bytes, and so each piece of it.
-template <unsigned WRITES, int ROWS, class F> __device__ __forceinline__ void pass(T* const (&at)[ROWS], int count, F f) {
+template <unsigned WRITES, int ROWS, class F>
+__device__ __forceinline__ void pass(T* const (&at)[ROWS], int count, F f) {
   u64 bits = 0;
 #pragma unroll
   for (int r = 0; r < ROWS; r++) bits |= reinterpret_cast<u64>(at[r]);
@@ -76,6 +79,6 @@ template <unsigned WRITES, int ROWS, class F> __device__ __forceinline__ void pa
 __device__ __forceinline__ bool refused(const double* report) { return report && report[2] != 0.0; }
 __device__ __forceinline__ T scale_of(const double* report, double scale) { return T(report ? report[1] : scale); }
 
-// The numbers that change from step to step, written by the host before each: learning rate, number of the step, 1 − the
-// average's decay, and the kernel's own.
+// The numbers that change from step to step, written by the host before each: learning rate, number of the step, 1 −
+// the average's decay, and the kernel's own.
 enum { RATE, STEP, FOLLOW, OWN };

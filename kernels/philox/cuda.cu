@@ -1,5 +1,5 @@
-// Philox4x32-10 and the draws made of it; see README.md. The same bits as cpu.py's: integers are integers everywhere, and
-// each float64 operation is one of the intrinsics that round once and that no compiler contracts (elementary.py).
+// Philox4x32-10 and the draws made of it; see README.md. The same bits as cpu.py's: integers are integers everywhere,
+// and each float64 operation is one of the intrinsics that round once and that no compiler contracts (elementary.py).
 #include "common.cuh"
 
 typedef unsigned long long u64;
@@ -35,32 +35,41 @@ __device__ __forceinline__ double mul(double a, double b) { return __dmul_rn(a, 
 __device__ __forceinline__ double add(double a, double b) { return __dadd_rn(a, b); }
 __device__ __forceinline__ double sub(double a, double b) { return __dsub_rn(a, b); }
 
+constexpr double TWO_PI = 6.283185307179586, LN2_HI = 6.93147180369123816490e-01, LN2_LO = 1.90821492927058770002e-10;
+constexpr double P1 = 1.57079632673412561417e00, P2 = 6.07710050630396597660e-11, P3 = 2.02226624879595063154e-21;
+constexpr double L1 = 6.666666666666735130e-01, L2 = 3.999999999940941908e-01, L3 = 2.857142874366239149e-01;
+constexpr double L4 = 2.222219843214978396e-01, L5 = 1.818357216161805012e-01, L6 = 1.531383769920937332e-01;
+constexpr double L7 = 1.479819860510658591e-01;
+constexpr double S1 = -1.66666666666666324348e-01, S2 = 8.33333333332248946124e-03, S3 = -1.98412698298579493134e-04;
+constexpr double S4 = 2.75573137070700676789e-06, S5 = -2.50507602534068634195e-08, S6 = 1.58969099521155010221e-10;
+constexpr double C1 = 4.16666666666666019037e-02, C2 = -1.38888888888741095749e-03, C3 = 2.48015872894767294178e-05;
+constexpr double C4 = -2.75573143513906633035e-07, C5 = 2.08757232129817482790e-09, C6 = -1.13596475577881948265e-11;
+constexpr long long SHIFT = 0x3FF0000000000000ll - 0x3FE6A09E00000000ll, ROOT = 0x3FE6A09E00000000ll;
+
+// a + x·b
+__device__ __forceinline__ double step(double a, double x, double b) { return add(a, mul(x, b)); }
+
 __device__ __forceinline__ double ln(double u) {
-  const long long bits = __double_as_longlong(u) + (0x3FF0000000000000ll - 0x3FE6A09E00000000ll);
+  const long long bits = __double_as_longlong(u) + SHIFT;
   const double k = double((bits >> 52) - 1023);
-  const double f = sub(__longlong_as_double((bits & 0x000FFFFFFFFFFFFFll) + 0x3FE6A09E00000000ll), 1.0);
+  const double f = sub(__longlong_as_double((bits & 0x000FFFFFFFFFFFFFll) + ROOT), 1.0);
   const double s = __ddiv_rn(f, add(2.0, f)), z = mul(s, s), w = mul(z, z);
-  const double a = add(2.857142874366239149e-01, mul(w, add(1.818357216161805012e-01, mul(w, 1.479819860510658591e-01))));
-  const double b = add(2.222219843214978396e-01, mul(w, 1.531383769920937332e-01));
-  const double r = add(mul(z, add(6.666666666666735130e-01, mul(w, a))), mul(w, add(3.999999999940941908e-01, mul(w, b))));
-  const double half = mul(mul(0.5, f), f);
-  const double low = add(mul(s, add(half, r)), mul(k, 1.90821492927058770002e-10));
-  return add(add(sub(low, half), f), mul(k, 6.93147180369123816490e-01));
+  const double odd = step(L1, w, step(L3, w, step(L5, w, L7))), even = step(L2, w, step(L4, w, L6));
+  const double r = add(mul(z, odd), mul(w, even)), half = mul(mul(0.5, f), f);
+  return add(add(sub(add(mul(s, add(half, r)), mul(k, LN2_LO)), half), f), mul(k, LN2_HI));
 }
 
 __device__ __forceinline__ void sincos_of(long long turn, double& sine, double& cosine) {
-  const double angle = mul(6.283185307179586, mul(double(turn), 0x1p-53));
+  const double angle = mul(TWO_PI, mul(double(turn), 0x1p-53));
   const int quadrant = int(((turn >> 50) + 1) >> 1);
   const double n = quadrant;
-  const double a = sub(angle, mul(n, 1.57079632673412561417e00)), b = mul(n, 6.07710050630396597660e-11), r = sub(a, b);
-  const double rest = sub(mul(n, 2.02226624879595063154e-21), sub(sub(a, r), b));
+  const double a = sub(angle, mul(n, P1)), b = mul(n, P2), r = sub(a, b);
+  const double rest = sub(mul(n, P3), sub(sub(a, r), b));
   const double x = sub(r, rest), y = sub(sub(r, x), rest);
   const double z = mul(x, x), w = mul(z, z), v = mul(z, x);
-  double t = add(add(8.33333333332248946124e-03, mul(z, add(-1.98412698298579493134e-04, mul(z, 2.75573137070700676789e-06)))),
-          mul(mul(z, w), add(-2.50507602534068634195e-08, mul(z, 1.58969099521155010221e-10))));
-  const double sin = sub(x, sub(sub(mul(z, sub(mul(0.5, y), mul(v, t))), y), mul(v, -1.66666666666666324348e-01)));
-  t = add(mul(z, add(4.16666666666666019037e-02, mul(z, add(-1.38888888888741095749e-03, mul(z, 2.48015872894767294178e-05))))),
-          mul(mul(w, w), add(-2.75573143513906633035e-07, mul(z, add(2.08757232129817482790e-09, mul(z, -1.13596475577881948265e-11))))));
+  double t = add(step(S2, z, step(S3, z, S4)), mul(mul(z, w), step(S5, z, S6)));
+  const double sin = sub(x, sub(sub(mul(z, sub(mul(0.5, y), mul(v, t))), y), mul(v, S1)));
+  t = add(mul(z, step(C1, z, step(C2, z, C3))), mul(mul(w, w), step(C4, z, step(C5, z, C6))));
   const double half = mul(0.5, z), h = sub(1.0, half);
   const double cos = add(h, add(sub(sub(1.0, h), half), sub(mul(z, t), mul(x, y))));
   sine = quadrant & 1 ? cos : sin;
@@ -97,14 +106,16 @@ __device__ __forceinline__ void store2(double* out, long long n, long long i, do
   else if (i < n) out[i] = a;
 }
 
-extern "C" __global__ void __launch_bounds__(256) normal_float(float* out, long long n, unsigned long long key, const unsigned long long* where) {
+extern "C" __global__ void __launch_bounds__(256) normal_float(float* out, long long n, unsigned long long key,
+    const unsigned long long* where) {
   const u64 t = first_thread();
   if (4 * t >= u64(n)) return;
   const u64 k = the_key(key, where);
   const double2 a = pair(k, 2 * t), b = pair(k, 2 * t + 1);
   store4(out, n, 4 * t, to_float(a.x), to_float(a.y), to_float(b.x), to_float(b.y));
 }
-extern "C" __global__ void __launch_bounds__(256) normal_double(double* out, long long n, unsigned long long key, const unsigned long long* where) {
+extern "C" __global__ void __launch_bounds__(256) normal_double(double* out, long long n, unsigned long long key,
+    const unsigned long long* where) {
   const u64 t = first_thread();
   if (2 * t >= u64(n)) return;
   const double2 a = pair(the_key(key, where), t);
@@ -116,14 +127,16 @@ __device__ __forceinline__ double within(double u, double low, double span, doub
   const double x = add(low, mul(span, u));
   return top < x ? top : x;
 }
-extern "C" __global__ void __launch_bounds__(256) uniform_float(float* out, long long n, unsigned long long key, const unsigned long long* where, double low, double span, double top) {
+extern "C" __global__ void __launch_bounds__(256) uniform_float(float* out, long long n, unsigned long long key,
+    const unsigned long long* where, double low, double span, double top) {
   const u64 t = first_thread();
   if (4 * t >= u64(n)) return;
   const uint4 w = block(the_key(key, where), t, 0);
   auto one = [&](unsigned bits) { return to_float(within(mul(double(int(bits >> 8)), 0x1p-24), low, span, top)); };
   store4(out, n, 4 * t, one(w.x), one(w.y), one(w.z), one(w.w));
 }
-extern "C" __global__ void __launch_bounds__(256) uniform_double(double* out, long long n, unsigned long long key, const unsigned long long* where, double low, double span, double top) {
+extern "C" __global__ void __launch_bounds__(256) uniform_double(double* out, long long n, unsigned long long key,
+    const unsigned long long* where, double low, double span, double top) {
   const u64 t = first_thread();
   if (4 * t >= u64(n)) return;
   const u64 k = the_key(key, where);
@@ -135,10 +148,13 @@ extern "C" __global__ void __launch_bounds__(256) uniform_double(double* out, lo
   store2(out, n, 4 * t + 2, one(h.z, l.z), one(h.w, l.w));
 }
 
-__device__ __forceinline__ u64 word(const uint4& w, int half) { return half ? u64(w.z) << 32 | w.w : u64(w.x) << 32 | w.y; }
+__device__ __forceinline__ u64 word(const uint4& w, int half) {
+  return half ? u64(w.z) << 32 | w.w : u64(w.x) << 32 | w.y;
+}
 
 // a rejected number draws again from its own place in the next lane, whatever the others do
-extern "C" __global__ void __launch_bounds__(256) integers(long long* out, long long n, unsigned long long key, const unsigned long long* where, long long low, unsigned long long span, unsigned long long reject) {
+extern "C" __global__ void __launch_bounds__(256) integers(long long* out, long long n, unsigned long long key,
+    const unsigned long long* where, long long low, unsigned long long span, unsigned long long reject) {
   const u64 t = first_thread();
   if (2 * t >= u64(n)) return;
   const u64 k = the_key(key, where);
@@ -153,9 +169,10 @@ extern "C" __global__ void __launch_bounds__(256) integers(long long* out, long 
   if (2 * t + 1 < u64(n)) out[2 * t + 1] = found[1];
 }
 
-// ---- a permutation: the numbers 0 … n−1 in the order of 64 random bits each, the smaller first on a tie. That order is
-// total, so that any sorting network gives the CPU's stable sort. Bitonic (Batcher 1968) over the next power of two: what
-// fills up has the largest key and a larger number, and stays behind. TILE numbers at a time are sorted in shared memory.
+// ---- a permutation: the numbers 0 … n−1 in the order of 64 random bits each, the smaller first on a tie. That order
+// is total, so that any sorting network gives the CPU's stable sort. Bitonic (Batcher 1968) over the next power of two:
+// what fills up has the largest key and a larger number, and stays behind. TILE numbers at a time are sorted in shared
+// memory.
 
 constexpr int TILE = 1024;
 
@@ -181,7 +198,8 @@ __device__ void in_the_tile(u64* keys, long long* order, u64* k, long long* o, l
   for (int i = threadIdx.x; i < TILE; i += blockDim.x) { keys[base + i] = k[i]; order[base + i] = o[i]; }
 }
 
-extern "C" __global__ void __launch_bounds__(256) sort_begin(unsigned long long* keys, long long* order, long long n, unsigned long long key, const unsigned long long* where) {
+extern "C" __global__ void __launch_bounds__(256) sort_begin(unsigned long long* keys, long long* order, long long n,
+    unsigned long long key, const unsigned long long* where) {
   __shared__ u64 k[TILE];
   __shared__ long long o[TILE];
   const u64 the = the_key(key, where);
@@ -196,7 +214,8 @@ extern "C" __global__ void __launch_bounds__(256) sort_begin(unsigned long long*
   __syncthreads();
   in_the_tile(keys, order, k, o, 2, TILE);
 }
-extern "C" __global__ void __launch_bounds__(256) sort_far(unsigned long long* keys, long long* order, long long half, long long run, long long far) {
+extern "C" __global__ void __launch_bounds__(256) sort_far(unsigned long long* keys, long long* order, long long half,
+    long long run, long long far) {
   const long long t = (long long)first_thread();
   if (t >= half) return;
   const long long i = 2 * t - (t & (far - 1)), j = i + far;

@@ -3,7 +3,9 @@
 #include "multi.cuh"
 
 // Rows: p, g, mean square, velocity, mean gradient (of the centred form), average.
-extern "C" __global__ void __launch_bounds__(256) rmsprop(const unsigned long long* table, int arrays, const int* map, const long long* sizes, int first, const double* numbers, const double* report, double scale, double alpha, double eps, double momentum, double decay) {
+extern "C" __global__ void __launch_bounds__(256) rmsprop(const unsigned long long* table, int arrays, const int* map,
+    const long long* sizes, int first, const double* numbers, const double* report, double scale, double alpha,
+    double eps, double momentum, double decay) {
   if (refused(report)) return;
   T* at[6];
   const int count = piece(at, table, arrays, map, sizes, first);

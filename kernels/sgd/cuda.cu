@@ -3,7 +3,9 @@
 #include "multi.cuh"
 
 // Rows: p, g, velocity, average.
-extern "C" __global__ void __launch_bounds__(256) sgd(const unsigned long long* table, int arrays, const int* map, const long long* sizes, int first, const double* numbers, const double* report, double scale, double momentum, bool nesterov, double decay) {
+extern "C" __global__ void __launch_bounds__(256) sgd(const unsigned long long* table, int arrays, const int* map,
+    const long long* sizes, int first, const double* numbers, const double* report, double scale, double momentum,
+    bool nesterov, double decay) {
   if (refused(report)) return;
   T* at[4];
   const int count = piece(at, table, arrays, map, sizes, first);
