@@ -26,6 +26,7 @@ from .errors import (  # noqa: E402
 from .fused import recompute  # noqa: E402
 from .kernels.memory import keep_freed  # noqa: E402
 from .kernels.threads import get_threads, set_threads, single_threaded_blas  # noqa: E402
+from .modes import precision  # noqa: E402
 from .tape import grad, no_grad  # noqa: E402
 from .tensor import Tensor  # noqa: E402
 
@@ -60,5 +61,6 @@ __all__ = [
     "CheckpointError", "ConfigError", "DataError", "DeviceError", "DtypeError", "GradientError", "NonFiniteError",
     "Rng", "ShapeError", "StaleGraphError", "Tensor", "TinygenError", "UnusedParameterError", "UserError", "audit",
     "backend", "capture", "check", "checkpoint", "config", "data", "device", "devices", "errors", "get_threads", "grad",
-    "kernels", "losses", "metrics", "models", "nn", "no_grad", "ops", "optim", "recompute", "set_threads", "train",
+    "kernels", "losses", "metrics", "models", "nn", "no_grad", "ops", "optim", "precision", "recompute", "set_threads",
+    "train",
 ]  # fmt: skip

@@ -158,6 +158,7 @@ def _train_parser(Model: Any) -> Parser:
     add("--steps", type=_whole(1), default=quiet, help=f"steps in all ({steps})")
     add("--seed", type=_whole(0), default=quiet, help="of every random number (default 0)")
     add("--device", default=quiet, help="cpu or cuda:0 (default cpu)")
+    add("--precision", default=quiet, help="of products of matrices: float32, tf32 or bf16 (default float32)")
     add("--preset", default=quiet, help="small: learns in minutes; paper: as published (default small)")
     add("--resume", action="store_true", help="go on with the run in --out")
     for name, what in (
@@ -241,7 +242,7 @@ def _look(folder: Any) -> list[tuple[Path, str]]:
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of `train` that were given, under the names that Settings has for them."""
-    names = ("data", "steps", "seed", "device", "preset", "log_every", "sample_every", "save_every")
+    names = ("data", "steps", "seed", "device", "precision", "preset", "log_every", "sample_every", "save_every")
     asked = {name: getattr(args, name) for name in names if hasattr(args, name)}
     if hasattr(args, "data_option"):
         asked["options"] = dict(_option(text) for text in args.data_option)

@@ -204,19 +204,20 @@ class _Rerun:
 
     def __init__(self, fn, constants, outside):
         self.fn, self.constants, self.outside = fn, constants, outside
+        self.precision = tape.mode.precision
 
     def pulls(self, node):
         return [(tuple(range(len(node.parents))), self.rule)]
 
     def rule(self, node, g, i):
-        again, before = tape.mode.recording, tape.mode.replaying
-        tape.mode.replaying = True
+        again, before = tape.mode.recording, (tape.mode.replaying, tape.mode.precision)
+        tape.mode.replaying, tape.mode.precision = True, self.precision
         try:
             with recording(True):
                 leaves = [_apart(t) for t in node.inputs]
                 y = self.fn(*leaves, **self.constants)
         finally:
-            tape.mode.replaying = before
+            tape.mode.replaying, tape.mode.precision = before
         own = _nodes(leaves)
         targets = [n for n in own if n is not None] + self.outside
         found = iter(pull(y.node, g, targets, create_graph=again, retain=again, through=False))

@@ -25,6 +25,7 @@ import numpy as np
 
 from . import backend, checkpoint, config, data, models
 from .errors import CheckpointError, ConfigError, DataError, UserError
+from .modes import PRECISIONS
 from .rng import Rng
 
 FROM_DATA = ("image_size", "channels")  # settings of a model that follow from the images
@@ -43,14 +44,17 @@ class Settings:
     seed: int = 0
     steps: int = 1000
     device: str = "cpu"
+    precision: str = "float32"
     log_every: int = 10
     sample_every: int = 250
     save_every: int = 250
 
     # may change when a run goes on; everything else says which run it is
-    FREE = ("steps", "device", "log_every", "sample_every", "save_every")
+    FREE = ("steps", "device", "precision", "log_every", "sample_every", "save_every")
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}.")
         for name, least in (("steps", 0), ("log_every", 1), ("sample_every", 1), ("save_every", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < least:

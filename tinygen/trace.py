@@ -87,7 +87,8 @@ def explain(error: Exception, op, inputs, arrays, attrs) -> None:
             continue
         what = f"{tuple(a.shape)} {a.dtype}" if hasattr(a, "shape") else repr(a)
         lines.append(f"  {name} {what}   {origin(t) if hasattr(a, 'shape') else 'a number'}")
-    shown = {k: v for k, v in attrs.items() if not hasattr(v, "shape") and k != "hint"}
+    usual = ("precision", None), ("precision", "float32")
+    shown = {k: v for k, v in attrs.items() if not hasattr(v, "shape") and k != "hint" and (k, v) not in usual}
     if shown:
         lines.append("  " + ", ".join(f"{k}={v!r}" for k, v in shown.items()))
     lines.append(f"  {error}")

@@ -24,6 +24,7 @@ from . import checkpoint, data, run
 from .audit.guard import NonFiniteOperation, guard
 from .cudagraph import Capture, capture
 from .errors import DataError, NonFiniteError, UserError
+from .modes import precision
 from .rng import Rng
 from .run import Run, Settings
 
@@ -54,7 +55,9 @@ def train(
     CheckpointError, and NonFiniteError naming the step and the operation if a number stops being finite: the
     checkpoint is then the last good one.
     """
-    with Run(out).claim(resume), _Signals(quiet) as signals, np.errstate(all="ignore"):
+    with (
+        Run(out).claim(resume), precision(settings.precision), _Signals(quiet) as signals, np.errstate(all="ignore")
+    ):
         return _Training(model, images, settings, Run(out), resume, quiet).go(signals)
 
 

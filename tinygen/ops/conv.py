@@ -19,6 +19,7 @@ import math
 
 from ..errors import DtypeError, ShapeError
 from ..kernels import conv2d as kernel
+from ..modes import precise
 from ..tape import op
 from ..tensor import Tensor
 from .elementwise import sum_to
@@ -103,16 +104,19 @@ def _check_bias(name: str, b, F: int) -> None:
         raise ShapeError(f"{name} needs b of shape (F,) = ({F},); got {getattr(b, 'shape', b)}.")
 
 
-def _prepare(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, impl=None, name="conv2d") -> dict:
+def _prepare(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, impl=None, precision=None,
+             name="conv2d") -> dict:
     _check(name, x.shape, w.shape, groups, [a.dtype for a in (x, w, b) if hasattr(a, "dtype")])
     _check_bias(name, b, w.shape[3])
     stride, padding, dilation, _ = _geometry(name, x.shape[1:3], w.shape, stride, padding, dilation)
     if impl is not None:
         _check_impl(name, impl, w.shape, stride, dilation, groups)
-    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "impl": impl}
+    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "impl": impl,
+            "precision": precise(precision, x.dtype)}
 
 
-def _prepare_grad(name, a, gy, x_shape, w_shape, stride=1, padding=0, dilation=1, groups=1, impl=None) -> dict:
+def _prepare_grad(name, a, gy, x_shape, w_shape, stride=1, padding=0, dilation=1, groups=1, impl=None,
+                  precision=None) -> dict:
     """The same for the two gradients, which know one shape by an attribute; a is the operand at hand."""
     _check(name, x_shape, w_shape, groups, [a.dtype, gy.dtype])
     stride, padding, dilation, out = _geometry(name, x_shape[1:3], w_shape, stride, padding, dilation)
@@ -122,7 +126,8 @@ def _prepare_grad(name, a, gy, x_shape, w_shape, stride=1, padding=0, dilation=1
                          f"got {gy.shape}.")
     if impl is not None:
         _check_impl(name, impl, w_shape, stride, dilation, groups)
-    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "impl": impl}
+    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "impl": impl,
+            "precision": precise(precision, a.dtype)}
 
 
 # ---- the three forms
@@ -136,15 +141,16 @@ def _flops(x, w, b=None, **attrs) -> int:
 
 
 @op(flops=_flops, prepare=_prepare)
-def conv2d(xp, x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, impl=None):
+def conv2d(xp, x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, impl=None, precision=None):
     """y[n,i,j,f] = b[f] + Σ_{u,v,c} x[n, i·s + u·d − p, j·s + v·d − p, c] · w[u,v,c,f]
 
     x (N, H, W, C); w (kh, kw, C/groups, F); b (F,) or None → y (N, OH, OW, F), with
     OH = ⌊(H + top + bottom − d·(kh − 1) − 1) / s⌋ + 1. Output channels come in `groups` equal runs; run k
     sees the k-th run of C/groups input channels. impl names an algorithm (kernels/conv2d/choice.py); None takes the
-    fastest for the shape. Raises ShapeError, DtypeError.
+    fastest for the shape. precision: see `tinygen.precision`. Raises ShapeError, DtypeError.
     """
-    return kernel.forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl, bias=b)
+    return kernel.forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl, bias=b,
+                          precision=precision)
 
 
 def _prepare_input_grad(gy, w, *, x_shape, **attrs) -> dict:
@@ -153,14 +159,14 @@ def _prepare_input_grad(gy, w, *, x_shape, **attrs) -> dict:
 
 
 @op(flops=lambda gy, w, **attrs: 2 * gy.size * math.prod(w.shape[:3]), prepare=_prepare_input_grad)
-def conv2d_input_grad(xp, gy, w, *, x_shape, stride=1, padding=0, dilation=1, groups=1, impl=None):
+def conv2d_input_grad(xp, gy, w, *, x_shape, stride=1, padding=0, dilation=1, groups=1, impl=None, precision=None):
     """gx[n,h,k,c] = Σ gy[n,i,j,f] · w[u,v,c,f] over the (i,j,u,v,f) with h = i·s + u·d − p and
     k = j·s + v·d − p: conv2d's gradient in x, which is the transposed convolution.
 
     gy (N, OH, OW, F); w (kh, kw, C/groups, F) → gx (N, H, W, C) = x_shape. Raises ShapeError, DtypeError.
     """
     return kernel.input_grad(gy, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation,
-                             groups=groups, impl=impl)
+                             groups=groups, impl=impl, precision=precision)
 
 
 def _prepare_weight_grad(x, gy, *, w_shape, **attrs) -> dict:
@@ -169,33 +175,39 @@ def _prepare_weight_grad(x, gy, *, w_shape, **attrs) -> dict:
 
 
 @op(flops=lambda x, gy, w_shape, **attrs: 2 * gy.size * math.prod(w_shape[:3]), prepare=_prepare_weight_grad)
-def conv2d_weight_grad(xp, x, gy, *, w_shape, stride=1, padding=0, dilation=1, groups=1, impl=None):
+def conv2d_weight_grad(xp, x, gy, *, w_shape, stride=1, padding=0, dilation=1, groups=1, impl=None, precision=None):
     """gw[u,v,c,f] = Σ_{n,i,j} x[n, i·s + u·d − p, j·s + v·d − p, c] · gy[n,i,j,f]: conv2d's gradient in w.
 
     x (N, H, W, C); gy (N, OH, OW, F) → gw (kh, kw, C/groups, F) = w_shape. Raises ShapeError, DtypeError.
     """
     return kernel.weight_grad(x, gy, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation,
-                              groups=groups, impl=impl)
+                              groups=groups, impl=impl, precision=precision)
 
 
 conv2d.vjp(
-    x=lambda g, w, x_shape, stride, padding, dilation, groups, impl: conv2d_input_grad(
-        g, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
-    w=lambda g, x, w_shape, stride, padding, dilation, groups, impl: conv2d_weight_grad(
-        x, g, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
+    x=lambda g, w, x_shape, stride, padding, dilation, groups, impl, precision: conv2d_input_grad(
+        g, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
+        precision=precision),
+    w=lambda g, x, w_shape, stride, padding, dilation, groups, impl, precision: conv2d_weight_grad(
+        x, g, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
+        precision=precision),
     b=lambda g, b_shape: sum_to(g, shape=b_shape),
 )
 conv2d_input_grad.vjp(
-    gy=lambda g, w, stride, padding, dilation, groups, impl: conv2d(
-        g, w, None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
-    w=lambda g, gy, w_shape, stride, padding, dilation, groups, impl: conv2d_weight_grad(
-        g, gy, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
+    gy=lambda g, w, stride, padding, dilation, groups, impl, precision: conv2d(
+        g, w, None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
+        precision=precision),
+    w=lambda g, gy, w_shape, stride, padding, dilation, groups, impl, precision: conv2d_weight_grad(
+        g, gy, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
+        precision=precision),
 )
 conv2d_weight_grad.vjp(
-    x=lambda g, gy, x_shape, stride, padding, dilation, groups, impl: conv2d_input_grad(
-        gy, g, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
-    gy=lambda g, x, stride, padding, dilation, groups, impl: conv2d(
-        x, g, None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
+    x=lambda g, gy, x_shape, stride, padding, dilation, groups, impl, precision: conv2d_input_grad(
+        gy, g, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
+        precision=precision),
+    gy=lambda g, x, stride, padding, dilation, groups, impl, precision: conv2d(
+        x, g, None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
+        precision=precision),
 )
 
 
@@ -203,7 +215,7 @@ conv2d_weight_grad.vjp(
 
 
 def _prepare_transpose(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
-                       impl=None) -> dict:
+                       impl=None, precision=None) -> dict:
     name = "conv_transpose2d"
     _check(name, x.shape, w.shape, groups, [a.dtype for a in (x, w, b) if hasattr(a, "dtype")])
     _check_bias(name, b, w.shape[3])
@@ -223,10 +235,10 @@ def _prepare_transpose(x, w, b=None, *, stride=1, padding=0, output_padding=0, d
                          f"{out[1]}×{out[2]}.")
     if impl is not None:
         _check_impl(name, impl, w.shape, stride, dilation, groups)
-    return attrs | {"impl": impl}
+    return attrs | {"impl": impl, "precision": precise(precision, x.dtype)}
 
 
-def _transpose_shape(x_shape, w_shape, stride, padding, output_padding, dilation, groups, impl=None) -> tuple:
+def _transpose_shape(x_shape, w_shape, stride, padding, output_padding, dilation, groups, **unused) -> tuple:
     """(N, OH, OW, F) of the transposed convolution."""
     size = ((n - 1) * s - sum(p) + d * (k - 1) + e + 1
             for n, k, s, p, d, e in zip(x_shape[1:3], w_shape, stride, padding, dilation, output_padding))
@@ -250,7 +262,8 @@ def _transpose_flops(x, w, b=None, **attrs) -> int:
 
 
 @op(flops=_transpose_flops, prepare=_prepare_transpose)
-def conv_transpose2d(xp, x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1, impl=None):
+def conv_transpose2d(xp, x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1, impl=None,
+                     precision=None):
     """y[n,h,k,f] = b[f] + Σ x[n,i,j,c] · w[u,v,c,f] over the (i,j,u,v,c) with h = i·s + u·d − p and
     k = j·s + v·d − p: what conv2d_input_grad computes, with the weights' channel axes exchanged (Dumoulin and
     Visin 2016, ch. 4).
@@ -261,15 +274,16 @@ def conv_transpose2d(xp, x, w, b=None, *, stride=1, padding=0, output_padding=0,
     """
     shape = _transpose_shape(x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     return kernel.input_grad(x, _swap(w, groups), x_shape=shape, stride=stride, padding=padding, dilation=dilation,
-                             groups=groups, impl=impl, bias=b)
+                             groups=groups, impl=impl, bias=b, precision=precision)
 
 
 conv_transpose2d.vjp(
-    x=lambda g, w, stride, padding, dilation, groups, impl: conv2d(
-        g, _swap(w, groups), None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl),
-    w=lambda g, x, w_shape, stride, padding, dilation, groups, impl: _swap(conv2d_weight_grad(
+    x=lambda g, w, stride, padding, dilation, groups, impl, precision: conv2d(
+        g, _swap(w, groups), None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
+        precision=precision),
+    w=lambda g, x, w_shape, stride, padding, dilation, groups, impl, precision: _swap(conv2d_weight_grad(
         g, x, w_shape=(*w_shape[:2], w_shape[3] // groups, w_shape[2] * groups), stride=stride,
-        padding=padding, dilation=dilation, groups=groups, impl=impl), groups),
+        padding=padding, dilation=dilation, groups=groups, impl=impl, precision=precision), groups),
     b=lambda g, b_shape: sum_to(g, shape=b_shape),
 )
 

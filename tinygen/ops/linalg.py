@@ -17,6 +17,7 @@ from .. import backend
 from ..errors import DtypeError, ShapeError, TinygenError
 from ..kernels import gemm
 from ..kernels.threads import matmul as shared_matmul
+from ..modes import precise
 from ..tape import Op, op
 from ..tensor import Tensor, wrap
 from .elementwise import neg, unbroadcast
@@ -25,8 +26,10 @@ from .shape import reshape, swapaxes, tril, triu
 # ---- the product
 
 
-def _product(xp, a):
+def _product(xp, a, precision):
     """The product of matrices for arrays like a. float32 on a GPU takes our own, which a CUDA graph can hold."""
+    if precision != "float32":
+        return lambda a, b: gemm.matmul(a, b, precision)
     return shared_matmul if xp is np else gemm.matmul if a.dtype == np.float32 else xp.matmul
 
 
@@ -40,24 +43,28 @@ def _no_product(a, b) -> ShapeError:
     return ShapeError(f"matmul needs batch axes that broadcast; {a.shape[:-2]} and {b.shape[:-2]} do not.")
 
 
-def _matmul_flops(a, b, ta, tb):
+def _matmul_flops(a, b, ta, tb, precision=None):
     batch = math.prod(np.broadcast_shapes(a.shape[:-2], b.shape[:-2]))
     return 2 * batch * math.prod(a.shape[-2:]) * (b.shape[-2 if tb else -1] if b.ndim > 1 else 1)
 
 
-@op(flops=_matmul_flops)
-def matmul(xp, a, b, *, ta=False, tb=False):
+def _precise(*arrays, precision=None, **attrs):
+    return attrs | {"precision": precise(precision, getattr(arrays[0], "dtype", None))}
+
+
+@op(flops=_matmul_flops, prepare=_precise)
+def matmul(xp, a, b, *, ta=False, tb=False, precision=None):
     """y = a b, a (…, M, K), b (…, K, N); aᵀ for a with `ta`, bᵀ for b with `tb`. A vector counts as a row on
     the left and as a column on the right, and its axis is dropped from the result, as in NumPy. A batch times
-    a single matrix is one product of two matrices."""
+    a single matrix is one product of two matrices. precision: see `tinygen.precision`."""
     try:
         if ta:
             a = a.swapaxes(-1, -2)
         if tb:
             b = b.swapaxes(-1, -2)
-        if a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] == 1:
+        if a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] == 1 and precision == "float32":
             return a * b  # an outer product, which BLAS is slow at
-        product = _product(xp, a)
+        product = _product(xp, a, precision)
         if b.ndim == 2 and a.ndim > 2:
             *batch, k = a.shape
             return product(a.reshape(math.prod(batch), k), b).reshape(*batch, b.shape[1])
@@ -79,29 +86,40 @@ def _shaped(x: Tensor, shape) -> Tensor:
     return x if x.shape == shape else reshape(x, shape=shape)
 
 
-def _matmul_a(g, b, a_shape, b_shape, ta, tb):
+def _matmul_a(g, b, a_shape, b_shape, ta, tb, precision):
     g, a_matrix, b_matrix = _as_matrices(g, a_shape, b_shape)
     b = _shaped(b, b_matrix)
-    ga = matmul(b, g, ta=tb, tb=True) if ta else matmul(g, b, ta=False, tb=not tb)  # (g bᵀ)ᵀ = b gᵀ
+    if ta:
+        ga = matmul(b, g, ta=tb, tb=True, precision=precision)  # (g bᵀ)ᵀ = b gᵀ
+    else:
+        ga = matmul(g, b, ta=False, tb=not tb, precision=precision)
     return _shaped(unbroadcast(ga, a_matrix), a_shape)
 
 
-def _matmul_b(g, a, a_shape, b_shape, ta, tb):
+def _matmul_b(g, a, a_shape, b_shape, ta, tb, precision):
     g, a_matrix, b_matrix = _as_matrices(g, a_shape, b_shape)
     a = _shaped(a, a_matrix)
     if len(b_matrix) == 2 and len(a_matrix) > 2 and not ta:  # one b for the whole batch: one product sums it
         rows = math.prod(a_matrix[:-1])
         a, g = reshape(a, shape=(rows, a_matrix[-1])), reshape(g, shape=(rows, g.shape[-1]))
-    gb = matmul(g, a, ta=True, tb=ta) if tb else matmul(a, g, ta=not ta, tb=False)
+    if tb:
+        gb = matmul(g, a, ta=True, tb=ta, precision=precision)
+    else:
+        gb = matmul(a, g, ta=not ta, tb=False, precision=precision)
     return _shaped(unbroadcast(gb, b_matrix), b_shape)
 
 
 matmul.vjp(a=_matmul_a, b=_matmul_b)
 
 
-@op(flops=lambda x, w, b: 2 * x.size * w.shape[1] + (0 if b is None else x.size // w.shape[0] * w.shape[1]))
-def linear(xp, x, w, b=None):
-    """y = x w + b, x (…, K), w (K, F), b (F,) or None: the layer, in one pass over y."""
+def _linear_flops(x, w, b, **attrs):
+    return 2 * x.size * w.shape[1] + (0 if b is None else x.size // w.shape[0] * w.shape[1])
+
+
+@op(flops=_linear_flops, prepare=_precise)
+def linear(xp, x, w, b=None, *, precision=None):
+    """y = x w + b, x (…, K), w (K, F), b (F,) or None: the layer, in one pass over y. precision: see
+    `tinygen.precision`."""
     if w.ndim != 2 or not x.ndim or x.shape[-1] != w.shape[0]:
         raise ShapeError(f"linear needs x (…, K) and w (K, F); x is {x.shape} and w is {w.shape}.")
     if b is not None and b.shape != w.shape[1:]:
@@ -109,16 +127,16 @@ def linear(xp, x, w, b=None):
     *batch, k = x.shape
     rows = x.reshape(math.prod(batch), k)
     if xp is not np and x.dtype == np.float32:
-        return gemm.matmul(rows, w, bias=b).reshape(*batch, w.shape[1])
-    y = _product(xp, x)(rows, w)
+        return gemm.matmul(rows, w, precision, b).reshape(*batch, w.shape[1])
+    y = _product(xp, x, precision)(rows, w)
     if b is not None:
         y += b
     return y.reshape(*batch, w.shape[1])
 
 
 linear.vjp(
-    x=lambda g, w: matmul(g, w, tb=True),
-    w=lambda g, x: _matmul_b(g, x, x.shape, (x.shape[-1], g.shape[-1]), False, False),
+    x=lambda g, w, precision: matmul(g, w, tb=True, precision=precision),
+    w=lambda g, x, precision: _matmul_b(g, x, x.shape, (x.shape[-1], g.shape[-1]), False, False, precision),
     b=lambda g, b_shape: unbroadcast(g, b_shape),
 )
 
@@ -163,7 +181,7 @@ def _explicit(subscripts: str, ndims: tuple[int, ...]) -> str:
     return f"{','.join(terms)}->{out}"
 
 
-def _prepare_einsum(*xs, subscripts):
+def _prepare_einsum(*xs, subscripts, precision=None):
     shapes = [np.shape(x) for x in xs]
     subscripts = _explicit(subscripts, tuple([len(s) for s in shapes]))
     sizes: dict[str, int] = {}
@@ -171,25 +189,26 @@ def _prepare_einsum(*xs, subscripts):
         for c, n in zip(term, shape):
             if sizes.setdefault(c, n) != n:
                 raise ShapeError(f"einsum needs one length for each index; {c!r} is {sizes[c]} and {n}.")
-    return {"subscripts": subscripts}
+    return {"subscripts": subscripts, "precision": precise(precision, getattr(xs[0], "dtype", None))}
 
 
-def _einsum_flops(*xs, subscripts):
+def _einsum_flops(*xs, subscripts, precision=None):
     terms = subscripts.partition("->")[0].split(",")
     sizes = {c: n for term, x in zip(terms, xs) for c, n in zip(term, np.shape(x))}
     return len(xs) * math.prod(sizes.values())
 
 
-def _einsum(xp, *xs, subscripts):
-    """y[out] = the product of all operands, summed over each index that is not in `out` (Einstein)."""
+def _einsum(xp, *xs, subscripts, precision=None):
+    """y[out] = the product of all operands, summed over each index that is not in `out` (Einstein). precision, of two
+    operands: see `tinygen.precision`."""
     left, _, out = subscripts.partition("->")
     terms = left.split(",")
     if len(xs) == 2 and all(len(set(t)) == len(t) for t in terms):
-        return _einsum_of_two(xp, xs, terms, out)
+        return _einsum_of_two(xp, xs, terms, out, precision)
     return xp.einsum(subscripts, *xs, optimize=len(xs) > 2)
 
 
-def _einsum_of_two(xp, xs, terms, out: str):
+def _einsum_of_two(xp, xs, terms, out: str, precision: str):
     """Two operands as one batched product of matrices: (batch, rows, k) · (batch, k, columns)."""
 
     def arranged(x, term, other, *groups):
@@ -206,12 +225,13 @@ def _einsum_of_two(xp, xs, terms, out: str):
     rows = "".join(c for c in of_a if c in out and c not in of_b)
     columns = "".join(c for c in of_b if c in out and c not in of_a)
     a, b = arranged(a, of_a, of_b, batch, rows, k), arranged(b, of_b, of_a, batch, k, columns)
-    y = (np.matmul if xp is np else _product(xp, a))(a, b) if k else a * b
+    product = np.matmul if xp is np and precision == "float32" else _product(xp, a, precision)
+    y = product(a, b) if k else a * b
     y = y.reshape([sizes[c] for c in batch + rows + columns])
     return y.transpose([(batch + rows + columns).index(c) for c in out])
 
 
-def _einsum_rule(g, xs, i, subscripts, xs_shape):
+def _einsum_rule(g, xs, i, subscripts, precision, xs_shape):
     """The same sum with g in the place of operand i. An index that only operand i had was summed over, so its
     gradient is the same along it (times ones); one that it had twice picked the diagonal (times an
     identity)."""
@@ -233,7 +253,7 @@ def _einsum_rule(g, xs, i, subscripts, xs_shape):
             operands.append(wrap(xp.ones(n, g.dtype), None))
             terms.append(c)
         target += c
-    return _einsum_op(*operands, subscripts=f"{','.join(terms)}->{target}")
+    return _einsum_op(*operands, subscripts=f"{','.join(terms)}->{target}", precision=precision)
 
 
 _einsum_op = Op(_einsum, flops=_einsum_flops, prepare=_prepare_einsum, name="einsum")
