@@ -8,7 +8,6 @@ from parity import compare, torch_or_skip
 
 import tinygen as tg
 from tinygen import ops
-from tinygen.ops import index as implementation
 
 RNG = np.random.default_rng(17)
 ROWS = np.array([0, 2, 2, -1, 1])
@@ -127,14 +126,6 @@ def test_float32_stays_float32():
               lambda t: ops.take_along_axis(t, ROWS[:4, None] % 3, axis=1), lambda t: ops.put(t, t[0], index=ROWS)):
         y = f(t)
         assert y.dtype == np.float32 and tg.grad((y * y).sum(), t).dtype == np.float32
-
-
-@pytest.mark.parametrize("m", [0, 1, 2, 7, 100])
-def test_sorted_scan_adds_as_the_sparse_product_does(m):
-    """The way of a GPU, on the CPU."""
-    ids, rows = RNG.integers(0, 6, m), x(m, 3)
-    assert np.allclose(implementation._add_rows_by_scan(np, 6, ids, rows), implementation._add_rows(np, 6, ids, rows),
-                       rtol=1e-13, atol=1e-13)
 
 
 def test_the_gradient_of_an_embedding_is_the_same_every_time_and_exact_in_order():

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tinygen.kernels.cuda import is_device
+
 
 def _module(x: Any) -> ModuleType:
     if isinstance(x, np.ndarray):
@@ -17,8 +19,14 @@ def _module(x: Any) -> ModuleType:
         from tinygen.kernels.batch_norm import cpu  # here: Numba is loaded by the first call, not by import
 
         return cpu
-    raise TypeError(f"the batch-norm kernel runs on numpy arrays and was given a {type(x).__module__}."
-                    f"{type(x).__qualname__}; move the data to the cpu, or use the law (impl='law').")
+    if is_device(type(x)):
+        if x.dtype != np.float32:
+            raise TypeError(f"on a GPU the batch-norm kernel takes float32, not {x.dtype}; use the law (impl='law').")
+        from tinygen.kernels.batch_norm import cuda
+
+        return cuda
+    raise TypeError("the batch-norm kernel runs on NumPy's arrays and a device's, and was given a "
+                    f"{type(x).__module__}.{type(x).__qualname__}.")
 
 
 def forward(x: Any, w: Any, b: Any, *, eps: float) -> tuple[tuple[Any, Any, Any], Any]:

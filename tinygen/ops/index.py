@@ -4,7 +4,7 @@ Every gather is linear in x, and its adjoint is the scatter that adds; so each o
 scatter_at), (take, scatter) and (take_along_axis, scatter_along_axis) is closed under differentiation.
 
 Sums over repeated indices are taken in the order of the indices, so they are the same from run to run: on the
-CPU as a product with a sparse matrix of ones, on a GPU as a segmented scan after a stable sort (no atomics).
+CPU as a product with a sparse matrix of ones, on a GPU after a stable sort, without atomics (kernels/scatter).
 
 An index out of range raises IndexError on the CPU. CuPy does not look, since that would wait for the device:
 there, an index wraps around.
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
 from ..errors import DtypeError, ShapeError
 from ..tape import op
 from ..tensor import Tensor, wrap
@@ -64,9 +65,11 @@ def _check_integers(indices) -> None:
 
 def _add_rows(xp, n: int, ids, rows):
     """y (n, F) = 0, then y[ids[k]] += rows[k] for k = 0, 1, …; ids (m,) in [−n, n), rows (m, F)."""
-    ids = xp.where(ids < 0, ids + n, ids) if ids.dtype.kind == "i" else ids
     if xp is not np:
-        return _add_rows_by_scan(xp, n, ids, rows)
+        from ..kernels.scatter import cuda
+
+        return cuda.add_rows(n, xp.asarray(ids), rows)
+    ids = np.where(ids < 0, ids + n, ids) if ids.dtype.kind == "i" else ids
     m = len(ids)
     if m and (ids.min() < 0 or ids.max() >= n):
         bad = ids[(ids < 0) | (ids >= n)][0]
@@ -76,22 +79,6 @@ def _add_rows(xp, n: int, ids, rows):
     # column k holds a single one, in row ids[k]: the product walks over k and adds row k where it belongs
     ones = np.ones(m, rows.dtype)
     return csc_array((ones, ids.astype(np.int64, copy=False), np.arange(m + 1)), shape=(n, m)) @ rows
-
-
-def _add_rows_by_scan(xp, n: int, ids, rows):
-    """The same for ids in [0, n), without atomics: sort, scan each run of equal ids, write its last sum."""
-    m = len(ids)
-    y = xp.zeros((n + 1, rows.shape[1]), rows.dtype)
-    if m:
-        order = xp.argsort(ids, kind="stable")
-        ids, sums, step = ids[order], rows[order], 1
-        while step < m:
-            same = (ids[step:] == ids[:-step])[:, None]
-            sums = xp.concatenate([sums[:step], sums[step:] + xp.where(same, sums[:-step], 0)])
-            step *= 2
-        last = xp.concatenate([ids[1:] != ids[:-1], xp.ones(1, bool)])
-        y[xp.where(last, ids, n)] = sums  # row n is where the others go
-    return y[:n]
 
 
 # ---- getitem
@@ -117,7 +104,7 @@ def scatter_at(xp, values, *, index, shape):
         n, rows = shape[0], rows.ravel()
     else:
         n, rest = math.prod(shape), shape
-        rows = xp.arange(n).reshape(shape)[index].ravel()
+        rows = _places(xp, shape, index).ravel()
     width = math.prod(shape) // n if n else 0
     return _add_rows(xp, n, rows, values.reshape(len(rows), width)).reshape(shape)
 
@@ -216,7 +203,7 @@ def scatter_along_axis(xp, values, indices, *, axis, size):
         y = xp.zeros(shape, values.dtype)
         y[_grid(xp, indices, axis)] = values
         return y
-    places = xp.arange(math.prod(shape)).reshape(shape)[_grid(xp, indices, axis)]
+    places = _places(xp, shape, _grid(xp, indices, axis))
     return _add_rows(xp, math.prod(shape), places.ravel(), values.reshape(-1, 1)).reshape(shape)
 
 
@@ -233,30 +220,43 @@ scatter_along_axis.vjp(values=lambda g, indices, axis: take_along_axis(g, indice
 def put(xp, x, values, *, index):
     """y = x, except y[index] = values (broadcast); x itself is left as it is.
 
-    Where integer arrays name a place twice, the last value stays (on a GPU: any one of them)."""
-    y = x.copy()
+    Where integer arrays name a place twice, the last value stays."""
+    y = xp.array(x, order="C")
     there = y[index].shape
     if np.ndim(values) > len(there):
         raise ShapeError(f"put needs values that broadcast to {there}, the shape of x[index].")
-    y[index] = values
+    if xp is not np and np.size(values) > 1 and _may_repeat(index):  # a GPU by itself keeps any one of them
+        from ..kernels.scatter import cuda
+
+        values = xp.broadcast_to(values.astype(y.dtype, copy=False), there)
+        cuda.put_last(y, _places(xp, y.shape, index).ravel(), values.ravel())
+    else:
+        y[index] = values
     return y
+
+
+def _places(xp, shape, index):
+    """Which elements of an array of `shape` the index takes, counted as they lie in memory."""
+    return xp.arange(math.prod(shape)).reshape(shape)[index]
 
 
 def _put_values(g: Tensor, index, x_shape, values_shape) -> Tensor:
     gv = getitem(g, index=index)
     if _may_repeat(index):  # values that were overwritten by a later one have no say
-        xp = np if isinstance(g.data, np.ndarray) else _cupy()
-        places = xp.arange(math.prod(x_shape)).reshape(x_shape)[index]
-        writer, turns = xp.zeros(math.prod(x_shape), np.int64), xp.arange(places.size).reshape(places.shape)
-        writer[places] = turns
-        gv = gv * wrap((writer[places] == turns).astype(g.dtype), None)
+        places = _places(backend.array_module([g.data]), x_shape, index)
+        gv = gv * wrap(_last_of_each(math.prod(x_shape), places).astype(g.dtype), None)
     return gv if gv.shape == values_shape else sum_to(gv, shape=values_shape)
 
 
-def _cupy():
-    from .. import backend
+def _last_of_each(n: int, places):
+    """Is the place, of n, not named again further on?"""
+    if not isinstance(places, np.ndarray):
+        from ..kernels.scatter import cuda
 
-    return backend.cupy
+        return cuda.last_of_each(n, places.ravel()).reshape(places.shape)
+    writer, turns = np.zeros(n, np.int64), np.arange(places.size).reshape(places.shape)
+    writer[places] = turns
+    return writer[places] == turns
 
 
 put.vjp(x=lambda g, index: put(g, 0.0, index=index), values=_put_values)
@@ -269,8 +269,7 @@ def put_along_axis(x: Tensor, indices, values, axis: int) -> Tensor:
     keeps the last value."""
     indices = _part(indices)
     axis = _prepare_along(x.data, indices, axis=axis)["axis"]
-    xp = np if isinstance(indices, np.ndarray) else _cupy()
-    return put(x, values, index=_grid(xp, indices, axis))
+    return put(x, values, index=_grid(backend.array_module([indices]), indices, axis))
 
 
 # ---- labels and orders: piecewise constant, so without a gradient

@@ -2,7 +2,7 @@
 
 NumPy adds pairwise along the last axis only; along the others it adds row by row, and the error of a float32
 sum then grows with the number of rows. Here rows are added in blocks by a product with ones, which BLAS does
-from cache, or by kernels/sums.py, and the few results of the blocks are added in float64.
+from cache, or by kernels/sums.py, and the few results of the blocks are added in float64; on a GPU by kernels/scatter.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def total(xp: Any, x: Any, axis: tuple[int, ...], keepdims: bool = False) -> Any
 
             y = over_rows(x.reshape(-1, columns))
             return y.reshape(*[1] * k, *x.shape[k:]) if keepdims else y.reshape(x.shape[k:])
+    if xp is not np and axis and x.size >= _FEW and x.dtype == np.float32 and x.flags.c_contiguous:
+        from ..kernels.scatter import cuda
+
+        y = cuda.total(x, axis)
+        return y if keepdims else y.reshape([n for i, n in enumerate(x.shape) if i not in axis])
     if x.size < _SHORT or xp is not np or x.dtype != np.float32 or not axis:
         return x.sum(axis=axis, keepdims=keepdims)
     shape, reduced = x.shape, axis
