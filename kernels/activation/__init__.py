@@ -1,8 +1,8 @@
 """The activations that cost more than a pass over memory: SiLU, GELU, the rectifiers' slopes. Derivation: README.md.
 
 The seam: the functions here look at what kind of array came and hand it to the code for that device. All take arrays
-of any one shape, float32 or float64 alike, and return a new contiguous one; other dtypes and kinds of array raise
-TypeError.
+of any one shape, float32 or, on the CPU, float64 alike, and return a new contiguous one; other dtypes and kinds of
+array raise TypeError.
 """
 
 from functools import cache
@@ -10,6 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from tinygen.kernels.cuda import is_device
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -21,8 +23,12 @@ def _backend(kind: type) -> ModuleType:
         from tinygen.kernels.activation import cpu
 
         return cpu
-    raise TypeError(f"the activation kernels run on numpy arrays and were given a {kind.__module__}."
-                    f"{kind.__qualname__}; move the data to the cpu, or use the law (impl='law').")
+    if is_device(kind):
+        from tinygen.kernels.activation import cuda
+
+        return cuda
+    raise TypeError("the activation kernels run on NumPy's arrays and a device's, and were given a "
+                    f"{kind.__module__}.{kind.__qualname__}; use the law (impl='law').")
 
 
 def _module(x: Any) -> ModuleType:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tinygen.kernels.cuda import is_device
+
 
 def _module(x: Any) -> ModuleType:
     if isinstance(x, np.ndarray):
@@ -16,8 +18,14 @@ def _module(x: Any) -> ModuleType:
         from tinygen.kernels.resize import cpu  # here: Numba is loaded by the first call, not by import
 
         return cpu
-    raise TypeError(f"the resize kernel runs on numpy arrays and was given a {type(x).__module__}."
-                    f"{type(x).__qualname__}; move the data to the cpu.")
+    if is_device(type(x)):
+        if x.dtype != np.float32:
+            raise TypeError(f"on a GPU the resize kernel takes float32, not {x.dtype}; cast the input.")
+        from tinygen.kernels.resize import cuda
+
+        return cuda
+    raise TypeError("the resize kernel runs on NumPy's arrays and a device's, and was given a "
+                    f"{type(x).__module__}.{type(x).__qualname__}.")
 
 
 def nearest(x: Any, *, scale: tuple[int, int]) -> Any:

@@ -93,7 +93,7 @@ def _alpha_not_negative(x, *, alpha):
 @op(flops=lambda x, by, slope: 2 * x.size)
 def gate(xp, x, by, *, slope=0.0):
     """y = x where by > 0, else slope·x: the adjoint of leaky_relu"""
-    if xp is np and x.dtype == np.float32 == by.dtype and x.shape == by.shape:
+    if x.dtype == np.float32 == by.dtype and x.shape == by.shape:
         return kernel.gate(x, by, slope=slope)
     y = xp.greater(by, 0.0).astype(x.dtype)  # a product: where() mispredicts a branch at random signs
     if slope:
@@ -109,7 +109,7 @@ gate.vjp(x=lambda g, by, slope: gate(g, by, slope=slope), by=None)
 @op(flops=lambda x: x.size)
 def relu(xp, x):
     """y = max(x, 0), with derivative 0 at 0"""
-    if xp is np and x.dtype == np.float32:
+    if x.dtype == np.float32:
         return kernel.relu(x)
     return xp.maximum(x, 0.0)
 
@@ -120,7 +120,7 @@ relu.vjp(x=lambda g, y: gate(g, y))
 @op(flops=lambda x, slope: 2 * x.size, prepare=_slope_not_negative)
 def leaky_relu(xp, x, *, slope=0.01):
     """y = x where x > 0, else slope·x, with derivative slope at 0"""
-    if xp is np and x.dtype == np.float32:
+    if x.dtype == np.float32:
         return kernel.gate(x, x, slope=slope)
     y = xp.multiply(x, slope, out=xp.empty_like(x))
     return xp.maximum(x, y, out=y) if slope <= 1 else xp.minimum(x, y, out=y)
@@ -152,7 +152,7 @@ def _silu_law(x):
 
 def _silu_forward(x):
     xp = backend.array_module([x])
-    if xp is np:
+    if xp is np or x.dtype == np.float32:
         return kernel.silu_forward(x), None
     y = _one_plus_exp_neg(xp, x)
     return xp.divide(x, y, out=y), None
@@ -161,7 +161,7 @@ def _silu_forward(x):
 def _silu_backward(g, x, *, hint):
     """g·s·(1 + x − x·s), with s = sigmoid x"""
     xp = backend.array_module([x])
-    if xp is np:
+    if xp is np or x.dtype == np.float32:
         return (kernel.silu_backward(g, x),)
     s = _sigmoid(xp, x)
     gx = xp.multiply(x, s, out=xp.empty_like(s))
@@ -213,7 +213,7 @@ def _gelu_inner(xp, x, approximate):
 
 def _gelu_forward(x, *, approximate):
     xp = backend.array_module([x])
-    if xp is np:
+    if xp is np or x.dtype == np.float32:
         return kernel.gelu_forward(x, approximate=approximate), None
     y = _gelu_inner(xp, x, approximate)
     y += 1.0
@@ -225,7 +225,7 @@ def _gelu_forward(x, *, approximate):
 def _gelu_backward(g, x, *, approximate, hint):
     """g·(Φ + x·φ), φ the derivative of Φ"""
     xp = backend.array_module([x])
-    if xp is np:
+    if xp is np or x.dtype == np.float32:
         return (kernel.gelu_backward(g, x, approximate=approximate),)
     t = _gelu_inner(xp, x, approximate)
     gx = xp.square(x, out=xp.empty_like(t))

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
 from ..errors import ShapeError
 from ..kernels import resize as kernel
 from ..tape import op
-from ..tensor import Tensor
+from ..tensor import Tensor, wrap
 from .reduce import mean
 
 # ---- attributes
@@ -70,7 +71,7 @@ def strided_taps(n: int, out: int, size: int, up: int, down: int, before: int) -
 
 def repeat_pixels(xp, x, scale: tuple[int, int]):
     """The array with each pixel repeated scale[0] times along H and scale[1] times along W."""
-    if xp is np and x.dtype == np.float32:
+    if x.dtype == np.float32:
         return kernel.nearest(x, scale=scale)
     (n, h, w, c), (sh, sw) = x.shape, scale
     y = xp.empty((n, h, sh, w, sw, c), x.dtype)
@@ -117,7 +118,7 @@ def sum_pool2d(xp, x, *, size, stride=None, padding=0):
     right)). A row or column at the end that no whole window covers is left out."""
     out = _pooled(x.shape, size, stride, padding)
     tiled = size == stride and (out[0] * size[0], out[1] * size[1]) == x.shape[1:3] and not any(map(any, padding))
-    if tiled and xp is np and x.dtype == np.float32:
+    if tiled and x.dtype == np.float32:
         return kernel.block_sum(x, scale=size)
     for axis, taps in enumerate(_pool_taps(x.shape, size, stride, padding), start=1):
         before = (slice(None),) * axis
@@ -156,11 +157,10 @@ sum_unpool2d.vjp(
 )
 
 
-@lru_cache(maxsize=64)
-def _one_over_counts(shape, size, stride, padding, dtype) -> np.ndarray:
+def _one_over_counts(xp, shape, size, stride, padding, dtype):
     """1 / the number of pixels, without padding, in each window: (H', W', 1)."""
-    ones = np.ones((1, *shape[1:3], 1), dtype)
-    return 1 / sum_pool2d.forward(np, ones, size=size, stride=stride, padding=padding)[0]
+    ones = xp.ones((1, *shape[1:3], 1), dtype)
+    return 1 / sum_pool2d.forward(xp, ones, size=size, stride=stride, padding=padding)[0]
 
 
 def avg_pool2d(x: Tensor, size, stride=None, padding=0, count_include_pad: bool = True) -> Tensor:
@@ -173,8 +173,7 @@ def avg_pool2d(x: Tensor, size, stride=None, padding=0, count_include_pad: bool 
     if count_include_pad or padding == 0:
         return total * (1 / math.prod(as_pair(size, "size")))
     attrs = _prepare_pool(x.data, size=size, stride=stride, padding=padding)
-    weights = _one_over_counts(x.shape, **attrs, dtype=x.dtype)
-    return total * (weights if isinstance(x.data, np.ndarray) else Tensor(weights).to(x.device))
+    return total * wrap(_one_over_counts(backend.array_module([x.data]), x.shape, **attrs, dtype=x.dtype), None)
 
 
 def global_avg_pool(x: Tensor) -> Tensor:
