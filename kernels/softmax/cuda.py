@@ -68,7 +68,7 @@ def _labels(labels: Any) -> Any:
 
 
 def cross_entropy_forward(x: Any, labels: Any) -> tuple[Any, Any]:
-    """log Σ eˣ − x[label], NaN where the label is no class; and the hint: each row's largest x, its Σ e^(x − largest)."""
+    """log Σ eˣ − x[label], NaN where the label is no class; and the hint: each row's largest x, Σ e^(x − largest)."""
     R, K = _rows(x)
     y, tops, totals = empty(labels.shape, np.float32), empty((R,), np.float32), empty((R,), np.float32)
     if x.size:
