@@ -253,11 +253,10 @@ def _inside(shape, widths) -> tuple[slice, ...]:
     return tuple([slice(before, n - after) for n, (before, after) in zip(shape, widths)])
 
 
-def _source(n: int, before: int, after: int, mode: str) -> list[int]:
+def _source(xp, n: int, before: int, after: int, mode: str):
     """Where each element along a padded axis comes from."""
-    if mode == "edge":
-        return [0] * before + list(range(n)) + [n - 1] * after
-    return list(range(before, 0, -1)) + list(range(n)) + list(range(n - 2, n - 2 - after, -1))
+    at = xp.arange(-before, n + after)
+    return xp.clip(at, 0, n - 1) if mode == "edge" else n - 1 - xp.absolute(n - 1 - xp.absolute(at))
 
 
 @op(flops=lambda x, widths, mode, value: 0, prepare=_widths("pad"))
@@ -271,7 +270,7 @@ def pad(xp, x, *, widths, mode="zero", value=0.0):
         return y
     for axis, (before, after) in enumerate(widths):
         if before or after:
-            x = x.take(xp.asarray(_source(x.shape[axis], before, after, mode)), axis=axis)
+            x = x.take(_source(xp, x.shape[axis], before, after, mode), axis=axis)
     return x
 
 
