@@ -16,8 +16,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_forward(const
   const int group = blockIdx.x / (across * down), f0 = group * f;
   const Window<true> A(x + group * c, H, W, C, c, M, kh * kw, OH, OW, kw, sh, sw, -top, -left, dh, dw);
   const Matrix<false> B{w + f0, f, K, F};
-  const Epilogue out(y + blockIdx.y * part + f0, bias ? bias + f0 : nullptr, residual ? residual + f0 : nullptr, f, F);
-  product(A, B, out, [=](int m) { return static_cast<long long>(m) * F; }, m0, n0, M, K);
+  const Epilogue out{y, bias ? bias + f0 : nullptr, residual, f, F};
+  product(A, B, out, [&](int m) { return blockIdx.y * part + static_cast<long long>(m) * F + f0; }, m0, n0, M, K);
 }
 
 // Of one axis of the input gradient: the pixels i = phase + stride·a hear from the outputs o = a + origin + t·apart by
@@ -54,15 +54,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_input_grad(co
   const int M = N * v.size * u.size, taps = v.taps * u.taps, K = taps * f;
   if (m0 >= M) return;
   const int columns = u.taps > 0 ? u.taps : 1;
-  const Window<true> A(g + group * f, OH, OW, F, f, M, taps, v.size, u.size, columns, 1, 1, v.origin, u.origin, v.apart,
+  const Window<true, TENSOR> A(g + group * f, OH, OW, F, f, M, taps, v.size, u.size, columns, 1, 1, v.origin, u.origin, v.apart,
                        u.apart);
   const Turned B(w + group * f, c, F, f, taps, columns, v.first * kw + u.first, v.period * kw, u.period);
-  const int c0 = group * c;
-  const Epilogue out(gx + blockIdx.y * part + c0, bias ? bias + c0 : nullptr, residual ? residual + c0 : nullptr, c, C);
-  product(A, B, out, [&](int m) {
-    const int row = A.by_ow(m), n = A.by_oh(row), i = py + sh * (row - n * v.size), j = px + sw * (m - row * u.size);
-    return ((static_cast<long long>(n) * H + i) * W + j) * C;
-  }, m0, n0, M, K);
+  __shared__ long long row[TILE];                      // of gx, for the tile's pixels: not to be kept in registers
+  if (threadIdx.x < TILE) {
+    const int m = m0 + threadIdx.x, line = A.by_ow(m), n = A.by_oh(line);
+    const int i = py + sh * (line - n * v.size), j = px + sw * (m - line * u.size);
+    row[threadIdx.x] = blockIdx.y * part + ((static_cast<long long>(n) * H + i) * W + j) * C + group * c;
+  }
+  __syncthreads();
+  const Epilogue out{gx, bias ? bias + group * c : nullptr, residual, c, C};
+  product(A, B, out, [&](int m) { return row[m - m0]; }, m0, n0, M, K);
 }
 
 // gw = the adjoint of conv in w: M = kh·kw·C, N = F, K = N·OH·OW pixels.
@@ -75,8 +78,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) conv_weight_grad(c
   const int group = blockIdx.x / (across * down), f0 = group * f;
   const Window<false> A(x + group * c, H, W, C, c, K, kh * kw, OH, OW, kw, sh, sw, -top, -left, dh, dw);
   const Matrix<false> B{g + f0, f, K, F};
-  const Epilogue out(gw + blockIdx.y * part + f0, nullptr, nullptr, f, F);
-  product(A, B, out, [=](int m) { return static_cast<long long>(m) * F; }, m0, n0, M, K);
+  const Epilogue out{gw, nullptr, nullptr, f, F};
+  product(A, B, out, [&](int m) { return blockIdx.y * part + static_cast<long long>(m) * F + f0; }, m0, n0, M, K);
 }
 
 // ---- plain sums, a thread for each result: depthwise, and other groups of a few channels
@@ -101,7 +104,7 @@ __device__ __forceinline__ real entered(real v) {      // a factor as the tensor
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(256) direct_forward(const real* __restrict__ x, const real* __restrict__ w,
+extern "C" __global__ void __launch_bounds__(256, 4) direct_forward(const real* __restrict__ x, const real* __restrict__ w,
     const real* __restrict__ bias, const real* __restrict__ residual, real* __restrict__ y, int N, int H, int W, int C,
     int F, int kh, int kw, int OH, int OW, int groups, int sh, int sw, int top, int left, int dh, int dw) {
   const Mine mine(F);
@@ -124,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(256) direct_forward(const real* __r
   y[at] = s;
 }
 
-extern "C" __global__ void __launch_bounds__(256) direct_input_grad(const real* __restrict__ g, const real* __restrict__ w,
+extern "C" __global__ void __launch_bounds__(256, 4) direct_input_grad(const real* __restrict__ g, const real* __restrict__ w,
     const real* __restrict__ bias, const real* __restrict__ residual, real* __restrict__ gx, int N, int H, int W, int C,
     int F, int kh, int kw, int OH, int OW, int groups, int sh, int sw, int top, int left, int dh, int dw) {
   const Mine mine(C);
@@ -150,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(256) direct_input_grad(const real* 
 }
 
 // Blocks: x over the weights, y over slices of the lines (n, oy) of g.
-extern "C" __global__ void __launch_bounds__(256) direct_weight_grad(const real* __restrict__ x, const real* __restrict__ g,
+extern "C" __global__ void __launch_bounds__(256, 4) direct_weight_grad(const real* __restrict__ x, const real* __restrict__ g,
     real* __restrict__ gw, int N, int H, int W, int C, int F, int kh, int kw, int OH, int OW, int groups, int sh, int sw,
     int top, int left, int dh, int dw, long long part) {
   const Mine mine(F);

@@ -81,9 +81,9 @@ class Geometry:
     def __init__(self, x_shape: tuple, w_shape: tuple, out: tuple, stride: tuple, padding: tuple, dilation: tuple,
                  groups: int) -> None:
         (N, H, W, C), (kh, kw, c, F) = x_shape, w_shape
-        if max(N * H * W, N * out[0] * out[1], kh * kw * max(c, F), H * W * C) >= 2**31 - 128:
-            raise ValueError(f"conv2d on the GPU counts pixels, taps and an image's numbers below 2³¹; x is {x_shape}, "
-                             f"w {w_shape}: divide the batch.")
+        if max(N * H * W, N * out[0] * out[1], kh * kw * max(c, F)) >= 2**30:
+            raise ValueError(f"conv2d on the GPU counts pixels, and products of a sum, below 2³⁰; x is {x_shape}, w "
+                             f"{w_shape}: divide the batch.")
         self.groups, self.channels = groups, (c, F // groups)
         self.numbers = (N, H, W, C, F, kh, kw, *out, groups, *stride, padding[0][0], padding[1][0], *dilation)
 
@@ -113,7 +113,7 @@ class Geometry:
         """Launch a thread for each number of y, or of each slice of it."""
         if not y.size:
             return y
-        how = build(64, precision, y.dtype, False, False)
+        how = build(64, precision, y.dtype, True, True)
         channels = y.shape[-1]
         blocks = ceildiv(math.prod(y.shape[:-1]), 256) * channels
         if not slices:

@@ -52,9 +52,10 @@ struct Divider {
 
 // ---- maps. line(i): what is known of row i of A, or column i of B, before the loop; step(k): of k; at(line, step, p):
 // whether they have a number in memory, or a zero; p is its address. ALONG_K: neighbours in memory are neighbours in k,
-// else in i.
+// else in i. KEPT: lines are worth their registers.
 
 template <bool ALONG> struct Matrix {                  // (lines, ks) if ALONG, else (ks, lines), rows `pitch` apart
+  static constexpr bool KEPT = true;
   static constexpr bool ALONG_K = ALONG;
   using Line = const real*;
   using Step = long long;
@@ -69,9 +70,10 @@ template <bool ALONG> struct Matrix {                  // (lines, ks) if ALONG, 
 // What the taps of a window see of an image (n, height, width, pitch), of whose channels `channels` are read, from p on.
 // Pixel o = (n, oy, ox) of (…, oh, ow) and tap t = (ty, tx) of (…, across) meet at
 // (oy·sy + y0 + ty·dy, ox·sx + x0 + tx·dx); a zero where that is no pixel of the image.
-struct Pixel { const real* p; int y, x; };             // what tap (0, 0) sees
-struct Tap { int y, x; long long offset; };            // how far from there a tap and channel lie
-template <bool PIXELS> struct Window {
+struct Pixel { int at, y, x; };                        // the number and place of the image's pixel that tap (0, 0) sees
+struct Tap { const real* p; int at, y, x; };           // the channel in pixel 0; how far from there the tap lies
+template <bool PIXELS, bool KEEP = true> struct Window {
+  static constexpr bool KEPT = KEEP;
   static constexpr bool ALONG_K = PIXELS;              // channels are contiguous, and count as a part of the tap
   const real* p;
   int height, width, pitch, channels, pixels, taps, oh, ow, across, sy, sx, y0, x0, dy, dx;
@@ -84,16 +86,16 @@ template <bool PIXELS> struct Window {
   __device__ __forceinline__ Pixel pixel(int o) const {
     const int row = by_ow(o), n = by_oh(row);
     const int y = (row - n * oh) * sy + y0, x = (o - row * ow) * sx + x0;
-    return {p + ((static_cast<long long>(n) * height + y) * width + x) * pitch, o < pixels ? y : FAR, x};
+    return {(n * height + y) * width + x, o < pixels ? y : FAR, x};
   }
   __device__ __forceinline__ Tap tap(int k) const {
     const int t = by_channels(k), ty = by_across(t), y = ty * dy, x = (t - ty * across) * dx;
-    return {k < taps * channels ? y : FAR, x, (static_cast<long long>(y) * width + x) * pitch + (k - t * channels)};
+    return {p + (k - t * channels), y * width + x, k < taps * channels ? y : FAR, x};
   }
   __device__ __forceinline__ auto line(int i) const { if constexpr (PIXELS) return pixel(i); else return tap(i); }
   __device__ __forceinline__ auto step(int k) const { if constexpr (PIXELS) return tap(k); else return pixel(k); }
   __device__ __forceinline__ bool at(const Pixel& o, const Tap& t, const real*& p) const {
-    p = o.p + t.offset;
+    p = t.p + static_cast<long long>(o.at + t.at) * pitch;
     return static_cast<unsigned>(o.y + t.y) < height && static_cast<unsigned>(o.x + t.x) < width;
   }
   __device__ __forceinline__ bool at(const Tap& t, const Pixel& o, const real*& p) const { return at(o, t, p); }
@@ -102,6 +104,7 @@ template <bool PIXELS> struct Window {
 // The weights (kh, kw, lines, pitch), of whose last axis `channels` are read, for the input gradient: k runs over the
 // taps first + ty·py + tx·px, ty and tx as in Window, and over the last axis; lines are the axis before it.
 struct Turned {
+  static constexpr bool KEPT = true;
   static constexpr bool ALONG_K = true;
   using Line = const real*;
   using Step = long long;
@@ -134,7 +137,8 @@ template <class Map, int V> struct Copier {
   static constexpr bool ALONG = Map::ALONG_K;
   static constexpr bool TURNED = ALONG && !TENSOR;     // the ordinary cores want k outermost: copied number by number
   static constexpr int RUN = (ALONG ? STEP : TILE) / V, APART = THREADS / RUN, COPIES = TILE * STEP / V / THREADS;
-  static constexpr int KEPT = !ALONG ? 1 : V > 1 ? COPIES : 0;    // single numbers: too many lines to keep
+  static constexpr int KEPT = !ALONG ? 1 : V > 1 && Map::KEPT ? COPIES : 0;  // single numbers: too many lines to keep,
+  static constexpr int UNROLL = V > 1 ? COPIES : 2;               // and addresses to have at once
   static_assert(COPIES * V * THREADS == TILE * STEP, "every thread copies as much");
   const Map& map;
   const int first, along, other;
@@ -148,14 +152,14 @@ template <class Map, int V> struct Copier {
   __device__ __forceinline__ void operator()(real* tile, int k) const {
     if constexpr (ALONG) {
       const auto step = map.step(k + along);
-#pragma unroll
+#pragma unroll UNROLL
       for (int i = 0; i < COPIES; i++) {
         const int line = other + i * APART;
         if constexpr (KEPT > 0) copy(tile + place<ALONG>(line, along), kept[i], step);
         else copy(tile + place<ALONG>(line, along), map.line(first + line), step);
       }
     } else {
-#pragma unroll
+#pragma unroll UNROLL
       for (int i = 0; i < COPIES; i++)
         copy(tile + place<ALONG>(along, other + i * APART), kept[0], map.step(k + other + i * APART));
     }
@@ -233,39 +237,48 @@ template <bool A_ALONG_K, bool B_ALONG_K> struct Warps {
   static __device__ __forceinline__ int down() { return (threadIdx.x >> 6) * (TILE / 2); }          // the warp's first
   static __device__ __forceinline__ int across() { return (threadIdx.x >> 5 & 1) * (TILE / 2); }    // row, and column
 
-  template <bool ALONG> static __device__ __forceinline__ void four(float (&v)[S][4], const float* tile, int first) {
+  static constexpr int E = PRECISION == 1 ? 4 : 2;     // registers for 4 numbers
+  static __device__ __forceinline__ void enter(unsigned (&to)[E], float a, float b, float c, float d) {
+    if constexpr (PRECISION == 1) { to[0] = to_tf32(a); to[1] = to_tf32(b); to[2] = to_tf32(c); to[3] = to_tf32(d); }
+    else { to[0] = to_bf16x2(a, b); to[1] = to_bf16x2(c, d); }
+  }
+  // slots 4 h to 4 h + 3 of an operand, four k each: four loads of four numbers, either way
+  template <bool ALONG> static __device__ __forceinline__ void four(unsigned (&to)[4][E], const float* tile, int first) {
+    float4 f[4];
 #pragma unroll
-    for (int s = 0; s < S; s++) {                      // S loads of four numbers, either way
-      const int line = ALONG ? 8 * s + g() : 32 * (s / 4) + 4 * g(), k = ALONG ? 4 * q() : 4 * q() + s % 4;
-      const float4 f = *reinterpret_cast<const float4*>(tile + place<ALONG>(first + line, k));
-      if constexpr (ALONG) { v[s][0] = f.x; v[s][1] = f.y; v[s][2] = f.z; v[s][3] = f.w; }
-      else { const int l = s / 4 * 4, e = s % 4; v[l][e] = f.x; v[l + 1][e] = f.y; v[l + 2][e] = f.z; v[l + 3][e] = f.w; }
+    for (int e = 0; e < 4; e++)
+      f[e] = *reinterpret_cast<const float4*>(
+          tile + (ALONG ? place<true>(first + 8 * e + g(), 4 * q()) : place<false>(first + 4 * g(), 4 * q() + e)));
+    if constexpr (ALONG) {
+#pragma unroll
+      for (int s = 0; s < 4; s++) enter(to[s], f[s].x, f[s].y, f[s].z, f[s].w);
+    } else {
+      enter(to[0], f[0].x, f[1].x, f[2].x, f[3].x);
+      enter(to[1], f[0].y, f[1].y, f[2].y, f[3].y);
+      enter(to[2], f[0].z, f[1].z, f[2].z, f[3].z);
+      enter(to[3], f[0].w, f[1].w, f[2].w, f[3].w);
     }
   }
   template <class A, class B> __device__ __forceinline__ void grow(const float* a, const float* b) {
-    float u[S][4], v[S][4];
-    four<A_ALONG_K>(u, a, down());
-    four<B_ALONG_K>(v, b, across());
-    constexpr int E = PRECISION == 1 ? 4 : 2;          // registers for 4 numbers
-    unsigned x[S][E], y[S][E];
+    unsigned y[S / 4][4][E];
 #pragma unroll
-    for (int s = 0; s < S; s++)
+    for (int h = 0; h < S / 4; h++) four<B_ALONG_K>(y[h], b, across() + 32 * h);
 #pragma unroll
-      for (int e = 0; e < E; e++) {
-        if constexpr (PRECISION == 1) { x[s][e] = to_tf32(u[s][e]); y[s][e] = to_tf32(v[s][e]); }
-        else { x[s][e] = to_bf16x2(u[s][2 * e], u[s][2 * e + 1]); y[s][e] = to_bf16x2(v[s][2 * e], v[s][2 * e + 1]); }
-      }
+    for (int h = 0; h < S / 4; h++) {                  // 32 rows at a time, for the sake of registers
+      unsigned x[4][E];
+      four<A_ALONG_K>(x, a, down() + 32 * h);
 #pragma unroll
-    for (int e = 0; e < E; e += 2)
+      for (int e = 0; e < E; e += 2)
 #pragma unroll
-      for (int i = 0; i < S / 2; i++)
+        for (int i = 0; i < 2; i++)
 #pragma unroll
-        for (int j = 0; j < S; j++) {
-          const unsigned rows[4] = {x[2 * i][e], x[2 * i + 1][e], x[2 * i][e + 1], x[2 * i + 1][e + 1]};
-          const unsigned columns[2] = {y[j][e], y[j][e + 1]};
-          if constexpr (PRECISION == 1) mma_tf32(sum[i][j], rows, columns);
-          else mma_bf16(sum[i][j], rows, columns);
-        }
+          for (int j = 0; j < S; j++) {
+            const unsigned rows[4] = {x[2 * i][e], x[2 * i + 1][e], x[2 * i][e + 1], x[2 * i + 1][e + 1]};
+            const unsigned columns[2] = {y[j / 4][j % 4][e], y[j / 4][j % 4][e + 1]};
+            if constexpr (PRECISION == 1) mma_tf32(sum[2 * h + i][j], rows, columns);
+            else mma_bf16(sum[2 * h + i][j], rows, columns);
+          }
+    }
   }
   template <class Put> __device__ __forceinline__ void each(const Put& put) const {
 #pragma unroll
@@ -296,15 +309,13 @@ template <class A, class B> using Sums = Ordinary;
 
 // ---- the block's work
 
-// Adds to the result's address what belongs to it and writes it: y[at + n] = v + bias[n] + residual[at + n].
+// Writes runs of a row that begins at y[at]: y[at + n] = v + bias[n] + residual[at + n], n < columns.
 struct Epilogue {
   real* y;
   const real *bias, *residual;
-  int columns;
-  bool fours;                                          // rows begin, and end, at multiples of four numbers
-  __device__ __forceinline__ Epilogue(real* y, const real* bias, const real* residual, int columns, long long pitch)
-      : y(y), bias(bias), residual(residual), columns(columns), fours(sizeof(real) == 4 && columns % 4 == 0 && pitch % 4 == 0) {}
+  int columns, pitch;                                  // of the result, from row to row
   template <int W> __device__ __forceinline__ void operator()(long long at, int n, const real (&v)[W]) const {
+    const bool fours = sizeof(real) == 4 && ((columns | pitch) & 3) == 0;   // runs begin at multiples of their length
     if (fours && n < columns) {
       real sum[W];
 #pragma unroll

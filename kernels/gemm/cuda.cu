@@ -19,6 +19,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) gemm(const real* _
   const long long one = blockIdx.x / (across * down);
   const Matrix<A_ALONG> A{a + one * batch_a, M, K, A_ALONG ? K : M};
   const Matrix<B_ALONG> B{b + one * batch_b, N, K, B_ALONG ? K : N};
-  const Epilogue out(y + blockIdx.y * part + one * M * N, bias, nullptr, N, N);
-  product(A, B, out, [=](int m) { return static_cast<long long>(m) * N; }, m0, n0, M, K);
+  const Epilogue out{y, bias, nullptr, N, N};
+  product(A, B, out, [&](int m) { return blockIdx.y * part + (one * M + m) * N; }, m0, n0, M, K);
 }
