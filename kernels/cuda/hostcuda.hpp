@@ -297,7 +297,6 @@ inline void copies_wait(int pending) {   // all but the last `pending` committed
 inline void check_bounds(int most, dim3 b, const char* kernel, int = 0) {
   if (int(b.x * b.y * b.z) > most) { std::fprintf(stderr, "hostcuda: %s: %u threads a block, bounded by %d\n", kernel, b.x * b.y * b.z, most); std::abort(); }
 }
-inline void check_bounds(int most, int, dim3 b, const char* kernel) { check_bounds(most, b, kernel); }  // and blocks a multiprocessor
 }  // namespace hostcuda
 
 #define threadIdx (hostcuda::cur->tid)
