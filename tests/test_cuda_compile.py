@@ -13,33 +13,34 @@ import pytest
 from tinygen.kernels import cuda
 from tinygen.kernels.cuda import nvcc, nvrtc
 
-SOURCES = sorted(p.parent.name for p in cuda.KERNELS.glob("*/cuda.cu"))
-TENSOR_CORES = {"attention", "conv2d", "gemm"}
+SOURCES = sorted(f"{p.parent.name}/{p.name}" for p in cuda.KERNELS.glob("*/*.cu"))
+TENSOR_CORES = {"attention/cuda.cu", "conv2d/cuda.cu", "gemm/cuda.cu"}
 REGISTERS = 65536  # of a multiprocessor, from compute capability 3 to 9
 STATIC = 48 * 1024  # bytes of static shared memory a block may have
 
 
-def builds(name):
-    return [cuda.flags(defines) for defines in importlib.import_module(f"tinygen.kernels.{name}.cuda").BUILDS]
+def builds(path):
+    module = path.removesuffix(".cu").replace("/", ".")
+    return [cuda.flags(defines) for defines in importlib.import_module(f"tinygen.kernels.{module}").BUILDS]
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_every_source_has_a_launcher(name):
-    assert builds(name) and cuda.signatures(f"{name}/cuda.cu")
-    launcher = (cuda.KERNELS / name / "cuda.py").read_text()
-    kernels = cuda.signatures(f"{name}/cuda.cu")
+@pytest.mark.parametrize("path", SOURCES)
+def test_every_source_has_a_launcher(path):
+    assert builds(path) and cuda.signatures(path)
+    launcher = (cuda.KERNELS / path).with_suffix(".py").read_text()
+    kernels = cuda.signatures(path)
     unused = [k for k in kernels if k not in launcher and k.rpartition("_")[0] not in launcher]
     assert not unused, f"kernels that nothing launches: {unused}"
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_resources(name):
+@pytest.mark.parametrize("path", SOURCES)
+def test_resources(path):
     """No spills and no stack, and a block's registers fit, for sm_80 and sm_90."""
     if nvcc.compiler() is None:
         pytest.skip("no nvcc: registers and spills were not looked at")
-    threads = {k: s.threads for k, s in cuda.signatures(f"{name}/cuda.cu").items()}
-    for flags in builds(name):
-        found = nvcc.resources(f"{name}/cuda.cu", flags)
+    threads = {k: s.threads for k, s in cuda.signatures(path).items()}
+    for flags in builds(path):
+        found = nvcc.resources(path, flags)
         assert {k for k, _ in found} == set(threads)
         for (kernel, sm), r in found.items():
             what = f"{kernel} for sm_{sm} with {flags}: {r}"
@@ -50,12 +51,12 @@ def test_resources(name):
             assert r.registers * int(most[0] if most else 256) <= REGISTERS, what
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_nvrtc(name):
+@pytest.mark.parametrize("path", SOURCES)
+def test_nvrtc(path):
     if nvrtc.library() is None:
         pytest.skip("no NVRTC: pip install nvidia-cuda-nvrtc")
-    for flags in builds(name):
-        assert nvrtc.cubin(f"{name}/cuda.cu", flags)[:4] == b"\x7fELF"
+    for flags in builds(path):
+        assert nvrtc.cubin(path, flags)[:4] == b"\x7fELF"
 
 
 def test_a_source_that_nvrtc_refuses_says_why(tmp_path, monkeypatch):
@@ -74,16 +75,16 @@ def _disassembler():
     return shutil.which("nvdisasm") or (str(wheel) if wheel else None)
 
 
-@pytest.mark.parametrize("name", [n for n in SOURCES if n in TENSOR_CORES])
-def test_tensor_cores_are_used(name, tmp_path):
+@pytest.mark.parametrize("path", [p for p in SOURCES if p in TENSOR_CORES])
+def test_tensor_cores_are_used(path, tmp_path):
     """The machine code holds HMMA of both formats, and no local memory."""
     if _disassembler() is None or nvrtc.library() is None:
         pytest.skip("no nvdisasm or no NVRTC: pip install nvidia-cuda-nvdisasm nvidia-cuda-nvrtc")
     seen = set()
-    for k, flags in enumerate(builds(name)):
+    for k, flags in enumerate(builds(path)):
         file = tmp_path / f"{k}.cubin"
-        file.write_bytes(nvrtc.cubin(f"{name}/cuda.cu", flags))
+        file.write_bytes(nvrtc.cubin(path, flags))
         text = subprocess.run([_disassembler(), "-c", str(file)], capture_output=True, text=True, check=True).stdout
         seen |= set(re.findall(r"\bHMMA\.(\S+)", text))
-        assert not re.search(r"\b(LDL|STL)\b", text), f"{name} {flags} keeps variables in local memory"
+        assert not re.search(r"\b(LDL|STL)\b", text), f"{path} {flags} keeps variables in local memory"
     assert any("TF32" in s for s in seen) and any("BF16" in s for s in seen), seen

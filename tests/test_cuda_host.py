@@ -161,6 +161,7 @@ class TestEmulatedArrays:
     def test_the_names_are_cupys(self):
         cupy = pytest.importorskip("cupy", reason="CuPy is not installed: its names were not compared")
         assert not [n for n in emulated.FUNCTIONS if not hasattr(cupy, n)]
+        assert not [n for n in emulated.TYPES if not hasattr(cupy, n)]
         assert not [n for n in emulated.CUSOLVER if not hasattr(cupy.linalg, n)]
         assert not [n for n in emulated.METHODS if not hasattr(cupy.ndarray, n)]
 

@@ -44,9 +44,9 @@ PLAIN = {
     "tri", "tril", "triu", "true_divide", "trunc", "var", "where", "zeros", "zeros_like",
 }  # fmt: skip
 FUNCTIONS = VIEWS | CUBLAS | PLAIN | ABOUT
-TYPES = {"bool_", "dtype", "float16", "float32", "float64", "inf", "int16", "int32", "int64", "int8", "nan", "newaxis",
-         "pi", "uint16", "uint32", "uint64", "uint8"}  # fmt: skip
-NOT_TAKEN = {"put_along_axis"}  # wait for the host in CuPy: not under capture
+TYPES = {"bool_", "dtype", "finfo", "float16", "float32", "float64", "inf", "int16", "int32", "int64", "int8", "nan",
+         "newaxis", "pi", "uint16", "uint32", "uint64", "uint8"}  # fmt: skip
+NOT_TAKEN = {"argsort", "put_along_axis", "sort"}  # wait for the host in CuPy (Thrust): not under capture
 METHODS = {
     "all", "any", "argmax", "argmin", "argsort", "astype", "clip", "copy", "cumprod", "cumsum", "diagonal",
     "dot", "fill", "flatten", "max", "mean", "min", "nonzero", "prod", "ravel", "repeat", "reshape", "round",
@@ -205,6 +205,8 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
                 return _write(lambda: self._a.sort(*args, **kwargs))
             if name == "dot":
                 _forbid("dot (cuBLAS)")
+            if name in NOT_TAKEN:
+                _forbid(name)
             if name == "nonzero":
                 _forbid("nonzero, whose result's size the host must know,")
             found = [self._a]

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..errors import ShapeError
+from ..kernels import gemm
 from ..tape import op
 from ..tensor import Tensor
 from .pool import as_padding, as_pair, check_image, repeat_pixels, strided_taps, sum_pool2d
@@ -111,11 +112,12 @@ def _apply(xp, x, weights, rows: tuple, columns: tuple, transpose: bool = False)
     few = c if 0 < c <= 4 else 1  # of few channels, one large product is cheaper than many thin ones
     r, s = _matrix(xp, weights, rows, 1, x.dtype), _matrix(xp, weights, columns, few, x.dtype)
     r, s = (r.T, s.T) if transpose else (r, s)
-    y = xp.matmul(r, x.reshape(n, h, w * c))
+    matmul = xp.matmul if xp is np or x.dtype != np.float32 else gemm.matmul  # which a CUDA graph can hold
+    y = matmul(r, x.reshape(n, h, w * c))
     if few > 1 or c == 1:
-        y = xp.matmul(y.reshape(n * len(r), w * c), s.T)
+        y = matmul(y.reshape(n * len(r), w * c), s.T)
     else:
-        y = xp.matmul(s, y.reshape(n * len(r), w, c))
+        y = matmul(s, y.reshape(n * len(r), w, c))
     return y.reshape(n, len(r), len(s) // few, c)
 
 
