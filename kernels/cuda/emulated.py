@@ -110,6 +110,8 @@ def _later(made: np.ndarray, compute: Callable[[], Any]) -> None:
     _capturing.work.append(lambda: np.copyto(made, compute()))
     if made.dtype.kind == "f":
         made[...] = np.nan
+    elif made.dtype.kind in "iu":
+        made[...] = 0  # a place that exists, should it be taken for one
 
 
 def _wrap(made: Any) -> Any:
