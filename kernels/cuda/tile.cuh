@@ -224,6 +224,20 @@ struct Ordinary {   // 256 threads; a thread has 4 rows and 4 columns of each TI
 };
 
 #if PRECISION > 0
+// What the tensor cores take for x: rounded as by to_tf32, but the 13 bits that they do not look at are left as they are.
+// cvt.rna is a comparison and a conditional sum in place, so that every operand of a product has to be moved to where the
+// product wants it; this is one instruction on sm_90 and two on sm_80. The maximum keeps a NaN that overflows, 0x7fffffff,
+// which is every NaN that a GPU computes, a NaN. (0xfffff000 and up, a NaN that nothing computes, would become zero.)
+__device__ __forceinline__ unsigned entering_tf32(float x) {
+#ifdef HOSTCUDA
+  return to_tf32(x);
+#else
+  unsigned r;
+  asm("{ .reg .s32 t; add.s32 t, %1, 4096; max.s32 %0, t, %1; }" : "=r"(r) : "r"(__float_as_uint(x)));
+  return r;
+#endif
+}
+
 // 128 threads: 2 × 2 warps, each a square of TILE / 2, in pieces of 16 × 8, the instruction's. Lane 4 g + q of a warp
 // holds rows g of A's pieces and columns g of B's. Which of the tile's they are, and which of a step's k, is free as long
 // as A and B agree on k: chosen so that shared memory is read by fours of whichever axis is contiguous.
@@ -239,16 +253,20 @@ template <bool A_ALONG_K, bool B_ALONG_K> struct Warps {
 
   static constexpr int E = PRECISION == 1 ? 4 : 2;     // registers for 4 numbers
   static __device__ __forceinline__ void enter(unsigned (&to)[E], float a, float b, float c, float d) {
-    if constexpr (PRECISION == 1) { to[0] = to_tf32(a); to[1] = to_tf32(b); to[2] = to_tf32(c); to[3] = to_tf32(d); }
-    else { to[0] = to_bf16x2(a, b); to[1] = to_bf16x2(c, d); }
+    if constexpr (PRECISION == 1) {
+      to[0] = entering_tf32(a); to[1] = entering_tf32(b); to[2] = entering_tf32(c); to[3] = entering_tf32(d);
+    } else {
+      to[0] = to_bf16x2(a, b); to[1] = to_bf16x2(c, d);
+    }
   }
-  // slots 4 h to 4 h + 3 of an operand, four k each: four loads of four numbers, either way
-  template <bool ALONG> static __device__ __forceinline__ void four(unsigned (&to)[4][E], const float* tile, int first) {
+  // slots 4 h to 4 h + 3 of an operand, four k each: four loads of four numbers, either way. Beyond the thread's first
+  // place, distances are known to the compiler: what place() exchanges are fours within 32 lines, by k / 4.
+  template <bool ALONG> static __device__ __forceinline__ void four(unsigned (&to)[4][E], const float* tile, int first, int h) {
+    const float* at = tile + place<ALONG>(first + (ALONG ? g() : 4 * g()), 4 * q());
     float4 f[4];
 #pragma unroll
     for (int e = 0; e < 4; e++)
-      f[e] = *reinterpret_cast<const float4*>(
-          tile + (ALONG ? place<true>(first + 8 * e + g(), 4 * q()) : place<false>(first + 4 * g(), 4 * q() + e)));
+      f[e] = *reinterpret_cast<const float4*>(at + (ALONG ? (32 * h + 8 * e) * STEP : 32 * h + e * TILE));
     if constexpr (ALONG) {
 #pragma unroll
       for (int s = 0; s < 4; s++) enter(to[s], f[s].x, f[s].y, f[s].z, f[s].w);
@@ -262,11 +280,11 @@ template <bool A_ALONG_K, bool B_ALONG_K> struct Warps {
   template <class A, class B> __device__ __forceinline__ void grow(const float* a, const float* b) {
     unsigned y[S / 4][4][E];
 #pragma unroll
-    for (int h = 0; h < S / 4; h++) four<B_ALONG_K>(y[h], b, across() + 32 * h);
+    for (int h = 0; h < S / 4; h++) four<B_ALONG_K>(y[h], b, across(), h);
 #pragma unroll
     for (int h = 0; h < S / 4; h++) {                  // 32 rows at a time, for the sake of registers
       unsigned x[4][E];
-      four<A_ALONG_K>(x, a, down() + 32 * h);
+      four<A_ALONG_K>(x, a, down(), h);
 #pragma unroll
       for (int e = 0; e < E; e += 2)
 #pragma unroll
