@@ -67,9 +67,8 @@ class ResBlock(Module):
             h = self.norm2(h + t)
         if not self.norm2.silu:
             h = self._activation(h)
-        h = self.conv2(self.dropout(h))
-        x = x if self.skip is None else self.skip(x)
-        return x + h if self.scale == 1.0 else (x + h) * (1.0 / self.scale)
+        h = self.conv2(self.dropout(h), add=x if self.skip is None else self.skip(x))
+        return h if self.scale == 1.0 else h * (1.0 / self.scale)
 
     def describe(self) -> str:
         return self.resample or ""

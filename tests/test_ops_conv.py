@@ -212,3 +212,13 @@ def test_errors():
 def test_the_gradients_are_operations_with_gradients_of_their_own(name):
     bad = [r.message for r in tg.check.check_ops([name], order=3) if not r.ok]
     assert not bad, bad
+
+
+def test_conv2d_add_is_the_sum():
+    draw = np.random.default_rng(0).standard_normal
+    x, w, b, r = (tg.Tensor(draw(s, np.float32)) for s in ((2, 5, 4, 3), (3, 3, 3, 6), (6,), (2, 5, 4, 6)))
+    y = ops.conv2d_add(x, w, b, r, padding=1)
+    assert np.array_equal(y.numpy(), (ops.conv2d(x, w, b, padding=1) + r).numpy())
+    assert tg.tape.registry["conv2d_add"].flops(x, w, b, r, padding=1) == 2 * 27 * y.size + 2 * y.size
+    with pytest.raises(tg.ShapeError, match=r"needs r like the convolution's result, \(2, 5, 4, 6\)"):
+        ops.conv2d_add(x, w, b, b, padding=1)

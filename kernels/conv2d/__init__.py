@@ -23,14 +23,15 @@ Padding = tuple[Pair, Pair]
 
 
 def forward(x: np.ndarray, w: np.ndarray, *, stride: Pair, padding: Padding, dilation: Pair, groups: int,
-            impl: str | None = None, bias: np.ndarray | None = None, precision: str = "float32") -> np.ndarray:
-    """y = conv(x, w) + bias: (N, OH, OW, F), C-contiguous; bias (F,) or None. Raises TypeError for arrays no kernel
-    here serves, ValueError for an impl that does not apply."""
+            impl: str | None = None, bias: np.ndarray | None = None, residual: np.ndarray | None = None,
+            precision: str = "float32") -> np.ndarray:
+    """y = conv(x, w) + bias + residual: (N, OH, OW, F), C-contiguous; bias (F,), residual like y, or None. Raises
+    TypeError for arrays no kernel here serves, ValueError for an impl that does not apply."""
     if is_device(type(x)):
         from . import cuda
 
         return cuda.forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
-                            bias=bias, precision=precision)
+                            bias=bias, residual=residual, precision=precision)
     _check(x, w)
     if precision != "float32":
         x, w = _rounded(x, w, precision)
@@ -41,6 +42,8 @@ def forward(x: np.ndarray, w: np.ndarray, *, stride: Pair, padding: Padding, dil
     y = module.forward(x, w, padding=padding, **how)
     if bias is not None:
         y += bias
+    if residual is not None:
+        y += residual
     return y
 
 

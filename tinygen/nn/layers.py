@@ -44,7 +44,7 @@ class Linear(Module):
 class Conv2d(Module):
     """2-D convolution (cross-correlation). x N,H,W,C_in -> N,H',W',C_out; w (kh, kw, C_in/groups, C_out), b (C_out,).
 
-    padding: an int, (ph, pw), ((top, bottom), (left, right)) or "same".
+    padding: an int, (ph, pw), ((top, bottom), (left, right)) or "same". layer(x, add=r) is layer(x) + r, in one pass.
     """
 
     def __init__(self, channels_in: int, channels_out: int, size=3, stride=1, padding=0, dilation=1, groups: int = 1,
@@ -55,9 +55,11 @@ class Conv2d(Module):
         self.b = _bias(init, shape, law, channels_out) if bias else None
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.conv2d(x, self.w, self.b, stride=self.stride, padding=self.padding, dilation=self.dilation,
-                          groups=self.groups)
+    def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        how = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        if add is not None:
+            return ops.conv2d_add(x, self.w, self.b, add, **how)
+        return ops.conv2d(x, self.w, self.b, **how)
 
     def describe(self) -> str:
         kh, kw, c, f = self.w.shape

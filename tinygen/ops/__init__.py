@@ -9,7 +9,15 @@ from .. import tensor as _tensor
 from ..tape import registry
 from .activations import elu, gate, gelu, leaky_relu, log_sigmoid, relu, sigmoid, silu, softplus
 from .attention import attention
-from .conv import conv1d, conv2d, conv2d_input_grad, conv2d_weight_grad, conv_transpose1d, conv_transpose2d
+from .conv import (
+    conv1d,
+    conv2d,
+    conv2d_add,
+    conv2d_input_grad,
+    conv2d_weight_grad,
+    conv_transpose1d,
+    conv_transpose2d,
+)
 from .dropout import dropout
 from .elementwise import (
     abs,
@@ -138,7 +146,7 @@ _tensor.ops = sys.modules[__name__]  # Tensor's operators and methods call the o
 __all__ = [
     "abs", "add", "alias", "argmax", "argmin", "argsort", "attention", "avg_pool2d", "batch_norm",
     "batch_norm_inference", "blur", "broadcast_to", "cast", "cholesky", "clip", "concat", "conv1d", "conv2d",
-    "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose1d", "conv_transpose2d", "cos", "cumsum",
+    "conv2d_add", "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose1d", "conv_transpose2d", "cos", "cumsum",
     "depth_to_space", "det", "div", "dot", "dropout", "einsum", "elu", "embedding", "equal", "erf", "exp",
     "expand_dims", "expm1", "fir", "flatten", "flip", "floor", "gate", "gelu", "getitem", "global_avg_pool",
     "greater", "greater_equal", "group_norm", "instance_norm", "inv", "isfinite", "layer_norm", "leaky_relu", "less",

@@ -153,6 +153,26 @@ def conv2d(xp, x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, impl=
                           precision=precision)
 
 
+def _prepare_add(x, w, b, r, **attrs) -> dict:
+    attrs = _prepare(x, w, b, name="conv2d_add", **attrs)
+    out = _geometry("conv2d_add", x.shape[1:3], w.shape, attrs["stride"], attrs["padding"], attrs["dilation"])[3]
+    shape = (x.shape[0], *out, w.shape[3])
+    if getattr(r, "shape", None) != shape or r.dtype != x.dtype:
+        raise ShapeError(f"conv2d_add needs r like the convolution's result, {shape} {x.dtype}; got "
+                         f"{getattr(r, 'shape', r)} {getattr(r, 'dtype', '')}.")
+    return attrs
+
+
+@op(flops=lambda x, w, b, r, **attrs: _flops(x, w, b, **attrs) + r.size, prepare=_prepare_add)
+def conv2d_add(xp, x, w, b, r, *, stride=1, padding=0, dilation=1, groups=1, impl=None, precision=None):
+    """y = conv2d(x, w, b) + r, in one pass over y: the end of a residual block (He et al. 2016, eq. 1).
+
+    r (N, OH, OW, F), like the result; b may be None; the rest as in conv2d. Raises ShapeError, DtypeError.
+    """
+    return kernel.forward(x, w, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl, bias=b,
+                          residual=r, precision=precision)
+
+
 def _prepare_input_grad(gy, w, *, x_shape, **attrs) -> dict:
     x_shape = tuple(x_shape)
     return {"x_shape": x_shape, **_prepare_grad("conv2d_input_grad", w, gy, x_shape, w.shape, **attrs)}
@@ -184,15 +204,17 @@ def conv2d_weight_grad(xp, x, gy, *, w_shape, stride=1, padding=0, dilation=1, g
                               groups=groups, impl=impl, precision=precision)
 
 
-conv2d.vjp(
-    x=lambda g, w, x_shape, stride, padding, dilation, groups, impl, precision: conv2d_input_grad(
-        g, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
-        precision=precision),
-    w=lambda g, x, w_shape, stride, padding, dilation, groups, impl, precision: conv2d_weight_grad(
-        x, g, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
-        precision=precision),
-    b=lambda g, b_shape: sum_to(g, shape=b_shape),
-)
+for _op in (conv2d, conv2d_add):
+    _op.vjp(
+        x=lambda g, w, x_shape, stride, padding, dilation, groups, impl, precision: conv2d_input_grad(
+            g, w, x_shape=x_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
+            precision=precision),
+        w=lambda g, x, w_shape, stride, padding, dilation, groups, impl, precision: conv2d_weight_grad(
+            x, g, w_shape=w_shape, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
+            precision=precision),
+        b=lambda g, b_shape: sum_to(g, shape=b_shape),
+    )
+conv2d_add.vjp(r=lambda g: g)
 conv2d_input_grad.vjp(
     gy=lambda g, w, stride, padding, dilation, groups, impl, precision: conv2d(
         g, w, None, stride=stride, padding=padding, dilation=dilation, groups=groups, impl=impl,
@@ -327,5 +349,5 @@ def conv_transpose1d(x: Tensor, w: Tensor, b: Tensor | None = None, stride: int 
 
 
 __all__ = [
-    "conv1d", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose1d", "conv_transpose2d",
+    "conv1d", "conv2d", "conv2d_add", "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose1d", "conv_transpose2d",
 ]  # fmt: skip
