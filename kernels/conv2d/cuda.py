@@ -127,7 +127,7 @@ class Geometry:
 
 
 BUILDS: tuple[dict, ...] = (
-    *({"TILE": tile, "PRECISION": p, "VA": v, "VB": v} for tile in (128, 64) for p in (0, 1, 2) for v in (4, 1)),
-    *({"TILE": 64, "PRECISION": p, "VA": a, "VB": 5 - a} for p in (0, 1, 2) for a in (1, 4)),
+    *({"TILE": tile, "PRECISION": p, "VA": a, "VB": b}
+      for p in (0, 1, 2) for tile, a, b in ((128, 4, 4), (128, 1, 1), (64, 4, 4), (64, 1, 1), (64, 1, 4), (64, 4, 1))),
     {"REAL": "double", "TILE": 64},
 )

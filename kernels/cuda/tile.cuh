@@ -356,6 +356,15 @@ struct Epilogue {
   }
 };
 
+template <class Where> struct Inside {                 // the numbers of a tile that are numbers of C
+  const Epilogue& out;
+  const Where& where;
+  int m0, n0, rows;
+  template <int W> __device__ __forceinline__ void operator()(int m, int n, const real (&v)[W]) const {
+    if (m0 + m < rows) out(where(m0 + m), n0 + n, v);
+  }
+};
+
 // The tile of C at (m0, n0), of `rows` rows, K long: this slice's share of k (blockIdx.y of gridDim.y). where(m): the
 // offset of row m in y.
 template <class A, class B, class Where>
@@ -384,9 +393,7 @@ __device__ __forceinline__ void product(const A& a, const B& b, const Epilogue& 
     const real* at = shared + s % STAGES * 2 * AREA;
     sums.template grow<A, B>(at, at + AREA);
   }
-  sums.each([&](int m, int n, const auto& v) {
-    if (m0 + m < rows) out(where(m0 + m), n0 + n, v);
-  });
+  sums.each(Inside<Where>{out, where, m0, n0, rows});
 }
 
 // y[i] = Σ_s parts[s, i] in order, + bias + residual: the end of a product that was computed in slices of k. i runs
