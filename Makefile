@@ -8,12 +8,13 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 RUN ?= runs/demo
 
-.PHONY: help demo test lint unit slow bench wheel-test clean distclean
+.PHONY: help demo test lint unit slow bench bench-gpu test-gpu wheel-test clean distclean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
 	@echo 'make lint   ruff and mypy            make unit        the tests alone'
-	@echo 'make bench  how fast, beside PyTorch'
+	@echo 'make bench  how fast, beside PyTorch   make bench-gpu   the same on a GPU'
+	@echo 'make test-gpu  what is tested on a GPU, and its kernels under compute-sanitizer'
 	@echo 'make slow   the tests that train     make wheel-test  wheel, sdist and editable install, each in a clean .venv'
 	@echo 'make clean  what was built           make distclean   that, .venv and compiled kernels'
 
@@ -57,6 +58,19 @@ slow: $(VENV)/made-dev
 # Beside PyTorch's times where that is installed: .venv/bin/pip install torch. ARGS=--quick, ARGS="--only conv2d", …
 bench: $(VENV)/made
 	@$(BIN)/python -m bench $(ARGS)
+
+# Both need a GPU and, in .venv, CuPy for its driver: .venv/bin/pip install -e '.[cuda13]' or '.[cuda12]'.
+bench-gpu: $(VENV)/made
+	@$(BIN)/python -m bench --only gpu $(ARGS)
+
+test-gpu: $(VENV)/made-dev
+	@$(BIN)/python -m bench.gpu
+	@$(BIN)/python -m pytest -q -m gpu
+	@PATH="$$PATH:/usr/local/cuda/bin"; if ! command -v compute-sanitizer > /dev/null; then \
+		echo 'compute-sanitizer is not installed: memory accesses and races of the kernels were not looked at'; exit; fi; \
+	for tool in memcheck racecheck; do echo "compute-sanitizer, $$tool"; \
+		TINYGEN_NO_POOL=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+			$(BIN)/python -m pytest -q -m 'gpu and tiny' || exit 1; done
 
 wheel-test: $(VENV)/made-dev
 	@.ci/wheel-test $(BIN)/python

@@ -1,6 +1,7 @@
 """tinygen's speed, beside PyTorch's.
 
-    python -m bench                          every suite; writes bench/results/SUITE.json
+    python -m bench                          every suite but gpu; writes bench/results/SUITE.json
+    python -m bench --only gpu               on a GPU; --only gpu:conv for what has "conv" in its name
     python -m bench --only steps,conv2d      suites by name, kernels and steps by a word in their names
     python -m bench --quick                  fewer and shorter measurements: rough, and not recorded
     python -m bench --json FILE              the result to FILE, or to standard output
@@ -20,7 +21,7 @@ import argparse
 import json
 import sys
 
-from bench import compare, record, sides, suites
+from bench import compare, gpu, record, sides, suites
 
 EXTRA = ("torch.compile", "jax", "tinygrad")
 
@@ -44,19 +45,21 @@ def chosen(only: str) -> dict[str, list[str]]:
     """{suite: words}: no words for a whole suite. Raises ValueError for a word that occurs nowhere."""
     found: dict[str, list[str]] = {}
     for word in [w.strip().lower() for w in only.split(",") if w.strip()]:
+        suite, _, within = word.partition(":")
         if word in suites.SUITES:
             found[word] = []
             continue
         from bench import cases
 
-        tables = {"kernels": cases.kernels(), "steps": cases.steps()}
-        hits = [s for s in suites.SEARCHED if suites.Options(words=[word]).chosen(tables[s])]
+        tables = {"kernels": cases.kernels(), "steps": cases.steps(), "gpu": cases.gpu()}
+        searched, sought = (("gpu",), within) if suite == "gpu" and within else (suites.SEARCHED, word)
+        hits = [s for s in searched if suites.Options(words=[sought]).chosen(tables[s])]
         if not hits:
             raise ValueError(f"there is nothing called {word!r} to measure; python -m bench --list says what there is.")
         for suite in hits:
             if found.get(suite, [""]):
-                found.setdefault(suite, []).append(word)
-    return found or {suite: [] for suite in suites.SUITES}
+                found.setdefault(suite, []).append(sought)
+    return found or {suite: [] for suite in suites.USUAL}
 
 
 def main(argv: list[str]) -> int:
@@ -81,6 +84,9 @@ def main(argv: list[str]) -> int:
         wanted = chosen(args.only)
     except ValueError as error:
         print(error, file=sys.stderr)
+        return 2
+    if "gpu" in wanted and (why := gpu.missing()):
+        print(f"There is no GPU to measure on: {why}", file=sys.stderr)
         return 2
     also = EXTRA if args.also == "all" else [f for f in args.also.split(",") if f]
     if set(also) - set(EXTRA):

@@ -1,6 +1,7 @@
 """What is measured, as data: a name, a kind of work that every framework knows how to do, and its sizes.
 
     bench/in_tinygen.py  in_torch.py  in_jax.py  in_tinygrad.py     KINDS: how each does each kind
+    bench/gpu_tinygen.py  gpu_torch.py                              the same on a GPU
     bench/worker.py                                                 a process that does it, and times it
     bench/sides.py                                                  the processes, taking turns
 """
@@ -197,6 +198,74 @@ def memory() -> list[Case]:
 def runs(depth: int, recompute: str) -> int:
     """How many blocks are recomputed together: 0 for none."""
     return {"none": 0, "each block": 1, "√depth runs": max(1, round(math.sqrt(depth)))}[recompute]
+
+
+# ---- on a GPU
+
+PRECISIONS = ("float32", "tf32", "bf16")
+GPU_TARGETS = {
+    "ddpm paper step, float32": Target(0.9),
+    "ddpm paper step, tf32": Target(0.6),
+    "ddpm paper step, bf16": Target(0.5),
+    "small training steps": Target(2.0, 2.0),
+    "DDIM": Target(0.8),
+    "group norm + SiLU": Target(1.2, 1.2),
+    "conv 3×3, tf32": Target(0.6, 0.6),
+    "attention, bf16": Target(0.5),
+    "Adam + EMA": Target(1.2),
+}
+COPY_SHARES = {"group norm + SiLU": 0.7}  # of the measured copy bandwidth, at least
+PAPER_STEP = 37.46e9  # FLOPs an image, as in_tinygen.count finds them in a step of the network of the paper
+
+
+def gpu() -> list[Case]:
+    """The work that has a target on a GPU, and kernels beside it for information (group ""). args["precision"]: that of
+    the products."""
+    paper, table = settings("ddpm", "paper", batch_size=128), []
+    for p in PRECISIONS:
+        table.append(Case(f"ddpm paper, batch 128, {p}", "ddpm_step", {**paper, "precision": p},
+                          f"ddpm paper step, {p}", 128 * PAPER_STEP))
+    for model in ("ddpm", "dcgan", "conv_vae", "gan"):
+        table.append(Case(f"{model} small", f"{model}_step", settings(model, "small"), "small training steps"))
+    for p in PRECISIONS:
+        table.append(Case(f"DDIM ddpm paper, 64 images, 50 steps, {p}", "ddim",
+                          {**paper, "images": 64, "count": 50, "precision": p}, "DDIM" if p == "float32" else "",
+                          64 * 50 * PAPER_STEP / 3, quick=p == "float32", rounds=3))
+    n = 128
+    for c, side in ((128, 32), (256, 16)):
+        e = n * side * side * c
+        table.append(Case(f"group norm + SiLU {c} @ {side}²", "group_norm_silu", dict(n=n, side=side, c=c, groups=32),
+                          "group norm + SiLU", 0, traffic(e + 2 * c, e)))
+    for p in ("tf32", "float32", "bf16"):
+        for c, side in ((128, 32), (256, 16)):
+            for kind in ("conv_forward", "conv_input_grad", "conv_weight_grad"):
+                table.append(Case(f"{kind.replace('_', ' ')} 3×3 {c} @ {side}², {p}", kind,
+                                  dict(n=n, side=side, cin=c, cout=c, k=3, precision=p),
+                                  "conv 3×3, tf32" if p == "tf32" else "", 2 * n * side * side * 9 * c * c,
+                                  4 * (2 * n * side * side * c + 9 * c * c), p == "tf32"))
+    flops, moved = attention_work(64, 4, 256, 64, False)
+    table.append(Case("attention (64, 4, 256, 64), bf16", "attention",
+                      dict(n=64, heads=4, T=256, d=64, causal=False, precision="bf16"), "attention, bf16", flops,
+                      moved))
+    table.append(Case("Adam + EMA, 35.7 M", "adam", {"widths": [128, 256, 256, 256]}, "Adam + EMA", 0,
+                      4 * 9 * 35_746_307))
+    for p in PRECISIONS:
+        table.append(Case(f"matmul 4096³, {p}", "matmul", dict(m=4096, n=4096, k=4096, precision=p), "",
+                          2 * 4096**3, 4 * 3 * 4096**2, False))
+    rows, columns = 65536, 1024
+    images, ids = 128 * 32 * 32 * 128, 65536 * 512
+    memory = [
+        ("softmax (65536, 1024)", "softmax", dict(rows=rows, columns=columns), rows * columns, rows * columns),
+        ("layer norm (65536, 1024)", "layer_norm", dict(rows=rows, columns=columns), rows * columns, rows * columns),
+        ("batch norm (128, 32, 32, 128)", "batch_norm", dict(n=128, side=32, c=128), images, images),
+        ("resize ×2 (128, 16, 16, 256)", "resize", dict(n=128, side=16, c=256), images // 2, 2 * images),
+    ]
+    for name, kind, args, inputs, outputs in memory:
+        table.append(Case(name, kind, args, "", 0, traffic(inputs, outputs), False))
+    moved = 4 * (3 * ids + 32768 * 512)  # rows read and written; backward, read, and the weights' gradient written
+    table.append(Case("embedding of 65536 ids in (32768, 512)", "embedding", dict(rows=32768, columns=512, ids=65536),
+                      "", 0, moved, False))
+    return table
 
 
 Run = Callable[[], Any]

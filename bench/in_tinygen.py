@@ -1,26 +1,42 @@
 """How tinygen does each kind of work: KINDS[kind](variant, **args) gives a function that does it once.
 
 Weights count as changed before every pass, as they do in training: nothing that is derived from them may be kept.
+Everything is on DEVICE; where that is a GPU, the work becomes one CUDA graph in the first calls, if CAPTURED.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import tinygen as tg
 from bench.cases import Run, runs
-from tinygen import config, models, nn, ops, optim
+from tinygen import backend, config, models, nn, ops, optim
 from tinygen.data import Batch
 
+DEVICE, CAPTURED = "cpu", True
 VARIANTS: dict[str, tuple[str, ...]] = {}
 _rng = np.random.default_rng(0)
 
 
 def _tensor(*shape: int, grad: bool = True, scale: float = 1.0) -> tg.Tensor:
     values = _rng.standard_normal(shape, np.float32)
-    return tg.Tensor(values if scale == 1.0 else values * np.float32(scale), requires_grad=grad)
+    return tg.Tensor(backend.move(values if scale == 1.0 else values * np.float32(scale), DEVICE), requires_grad=grad)
+
+
+class Held(nn.Module):
+    """What a function works on that is no method of a model: the tensors, optimisers and averages given by name."""
+
+    def __init__(self, **members: Any):
+        for name, value in members.items():
+            setattr(self, name, value)
+
+
+def _ready(step: Callable, model: nn.Module) -> Callable:
+    """The step; on a GPU a CUDA graph of it."""
+    return step if DEVICE == "cpu" or not CAPTURED else tg.capture(step, model)
 
 
 def _both(f, *xs: tg.Tensor) -> Run:
@@ -34,7 +50,17 @@ def _both(f, *xs: tg.Tensor) -> Run:
             x.touch()
         return tg.grad(f(*xs), xs_, g)
 
-    return run
+    return _ready(run, Held(inputs=xs_))
+
+
+def _alone(f, *xs: tg.Tensor) -> Run:
+    """One operation, from which no gradient is asked."""
+
+    def run():
+        with tg.no_grad():
+            return f(*xs)
+
+    return _ready(run, Held(inputs=list(xs)))
 
 
 def conv2d(variant, *, n, side, cin, cout, k, stride=1, padding=0, groups=1) -> Run:
@@ -45,6 +71,30 @@ def conv2d(variant, *, n, side, cin, cout, k, stride=1, padding=0, groups=1) -> 
 def conv_transpose2d(variant, *, n, side, cin, cout, k, stride=1, padding=0) -> Run:
     x, w = _tensor(n, side, side, cin), _tensor(k, k, cin, cout, scale=0.05)
     return _both(lambda x, w: ops.conv_transpose2d(x, w, None, stride=stride, padding=padding), x, w)
+
+
+def _images(n, side, cin, cout, k) -> tuple[tg.Tensor, tg.Tensor, tg.Tensor]:
+    """(x, w, g): the input, the weights and the output's gradient of a k×k convolution that keeps the size."""
+    return _tensor(n, side, side, cin), _tensor(k, k, cin, cout, scale=0.05), _tensor(n, side, side, cout)
+
+
+def conv_forward(variant, *, n, side, cin, cout, k) -> Run:
+    x, w, _ = _images(n, side, cin, cout, k)
+    return _alone(lambda x, w: ops.conv2d(x, w, None, padding=k // 2), x, w)
+
+
+def conv_input_grad(variant, *, n, side, cin, cout, k) -> Run:
+    x, w, g = _images(n, side, cin, cout, k)
+    return _alone(lambda g, w: ops.conv2d_input_grad(g, w, x_shape=x.shape, padding=k // 2), g, w)
+
+
+def conv_weight_grad(variant, *, n, side, cin, cout, k) -> Run:
+    x, w, g = _images(n, side, cin, cout, k)
+    return _alone(lambda x, g: ops.conv2d_weight_grad(x, g, w_shape=w.shape, padding=k // 2), x, g)
+
+
+def matmul(variant, *, m, n, k) -> Run:
+    return _alone(ops.matmul, _tensor(m, k), _tensor(k, n))
 
 
 def group_norm_silu(variant, *, n, side, c, groups) -> Run:
@@ -80,13 +130,18 @@ def concat(variant, *, n, side, c) -> Run:
     return _both(lambda a, b: ops.concat(a, b, axis=-1), *(_tensor(n, side, side, c) for _ in range(2)))
 
 
+def embedding(variant, *, rows, columns, ids) -> Run:
+    chosen = tg.Tensor(backend.move(_rng.integers(0, rows, ids), DEVICE))
+    return _both(lambda w: ops.embedding(w, chosen), _tensor(rows, columns))
+
+
 def adam(variant, *, widths) -> Run:
     net = models.load("ddpm")(config.build(models.load("ddpm").Config, models.load("ddpm").PRESETS["paper"],
-                                           {"widths": tuple(widths)}), tg.Rng(0)).net
-    params = net.parameters()
-    optimizer = optim.Adam(params, 2e-4, ema=optim.EMA(net, 0.9999))
+                                           {"widths": tuple(widths)}), tg.Rng(0)).net.to(DEVICE)
+    params, average = net.parameters(), optim.EMA(net, 0.9999)
+    optimizer = optim.Adam(params, 2e-4, ema=average)
     grads = {k: _tensor(*p.shape, grad=False, scale=1e-3) for k, p in params.items()}
-    return lambda: optimizer.step(grads)
+    return _ready(lambda: optimizer.step(grads), Held(net=net, optimizer=optimizer, average=average))
 
 
 # ---- whole steps
@@ -95,22 +150,25 @@ def adam(variant, *, widths) -> Run:
 def model_of(name: str, settings: dict[str, Any]):
     M = models.load(name)
     return M(config.build(M.Config, None, {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}),
-             tg.Rng(0))
+             tg.Rng(0)).to(DEVICE)
 
 
 def _step(name: str):
     def make(variant, **settings) -> Run:
         model, rng, index = model_of(name, settings), tg.Rng(0), np.arange(settings["batch_size"])
         shape = (settings["batch_size"], settings["image_size"], settings["image_size"], settings["channels"])
-        batches = [Batch(tg.Tensor(_rng.uniform(-1, 1, shape).astype(np.float32)), None, None, index) for _ in range(8)]
-        return lambda: model.step(batches[model.iteration % 8], rng)
+        images = [_rng.uniform(-1, 1, shape).astype(np.float32) for _ in range(8)]
+        batches = [Batch(tg.Tensor(backend.move(x, DEVICE)), None, None, index) for x in images]
+        step = _ready(model.step, model)
+        return lambda: step(batches[model.iteration % 8], rng)
 
     return make
 
 
 def ddim(variant, *, images, count, **settings) -> Run:
     model, rng = model_of("ddpm", settings), tg.Rng(0)
-    return lambda: model.sample(images, rng, sampler="ddim", steps=count).numpy()
+    sample = lambda: model.sample(images, rng, sampler="ddim", steps=count)
+    return sample if DEVICE != "cpu" else lambda: sample().numpy()
 
 
 class Block(nn.Module):
@@ -170,7 +228,8 @@ KINDS = {
     "inception": inception,
     "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "group_norm_silu": group_norm_silu, "attention": attention,
     "softmax": softmax, "layer_norm": layer_norm, "batch_norm": batch_norm, "bias_gelu": bias_gelu, "resize": resize,
-    "concat": concat, "adam": adam, "ddim": ddim, "blocks": blocks,
+    "concat": concat, "adam": adam, "ddim": ddim, "blocks": blocks, "matmul": matmul, "embedding": embedding,
+    "conv_forward": conv_forward, "conv_input_grad": conv_input_grad, "conv_weight_grad": conv_weight_grad,
     **{f"{name}_step": _step(name) for name in ("ddpm", "dcgan", "conv_vae", "gan")},
 }  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 VARIANTS names the forms in which it can be done; the fastest on the machine at hand counts. Images are N,C,H,W in
 shape, and lie in memory so ("N,C,H,W") or as N,H,W,C ("channels_last"). Adam is the multi-tensor one, or the fused one.
-With COMPILED set, functions and networks go through torch.compile.
+With COMPILED set, functions and networks go through torch.compile. bench/gpu_torch.py sets DEVICE to a GPU, and in bf16
+DTYPE, that of a kernel's tensors, and AUTOCAST, that of networks inside torch.autocast.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from bench import torch_models as twins
 from bench.cases import Run, runs
 
 COMPILED = False
+DEVICE = "cpu"
+DTYPE = torch.float32
+AUTOCAST: torch.dtype | None = None
 IMAGES = ("channels_last", "N,C,H,W")
 NETWORK = ("channels_last, fused Adam", "N,C,H,W, fused Adam", "N,C,H,W, foreach Adam")
 VARIANTS = {
     **dict.fromkeys(("conv2d", "conv_transpose2d", "group_norm_silu", "batch_norm", "resize", "concat"), IMAGES),
-    **dict.fromkeys(("blocks", "ddim"), IMAGES),
+    **dict.fromkeys(("blocks", "ddim", "conv_forward", "conv_input_grad", "conv_weight_grad"), IMAGES),
     **dict.fromkeys(("ddpm_step", "dcgan_step", "conv_vae_step"), NETWORK),
     "inception": ("channels_last", "N,C,H,W", "channels_last, folded", "N,C,H,W, folded"),
     "adam": ("fused", "foreach"), "gan_step": ("fused Adam", "foreach Adam"),
@@ -33,7 +37,7 @@ torch.manual_seed(0)
 
 
 def _tensor(*shape: int, scale: float = 1.0, variant: str = ""):
-    x = torch.randn(shape) * scale
+    x = torch.randn(shape, dtype=DTYPE) * scale
     return _laid(x, variant).requires_grad_()
 
 
@@ -60,6 +64,37 @@ def conv2d(variant, *, n, side, cin, cout, k, stride=1, padding=0, groups=1) -> 
 def conv_transpose2d(variant, *, n, side, cin, cout, k, stride=1, padding=0) -> Run:
     return _both(lambda x, w: F.conv_transpose2d(x, w, None, stride, padding),
                  _tensor(n, cin, side, side, variant=variant), _tensor(cin, cout, k, k, scale=0.05, variant=variant))
+
+
+def _images(n, side, cin, cout, k, variant) -> tuple:
+    """(x, w, g): the input, the weights and the output's gradient of a k×k convolution that keeps the size."""
+    shapes = (n, cin, side, side), (cout, cin, k, k), (n, cout, side, side)
+    return tuple(_tensor(*shape, variant=variant).detach() for shape in shapes)
+
+
+def conv_forward(variant, *, n, side, cin, cout, k) -> Run:
+    x, w, _ = _images(n, side, cin, cout, k, variant)
+    return lambda: F.conv2d(x, w, None, padding=k // 2)
+
+
+def _conv_grad(which: int):
+    def make(variant, *, n, side, cin, cout, k) -> Run:
+        x, w, g = _images(n, side, cin, cout, k, variant)
+        pad, wanted = [k // 2] * 2, [i == which for i in range(3)]
+        backward = torch.ops.aten.convolution_backward
+        return lambda: backward(g, x, w, None, [1, 1], pad, [1, 1], False, [0, 0], 1, wanted)[which]
+
+    return make
+
+
+def matmul(variant, *, m, n, k) -> Run:
+    a, b = _tensor(m, k).detach(), _tensor(k, n).detach()
+    return lambda: torch.matmul(a, b)
+
+
+def embedding(variant, *, rows, columns, ids) -> Run:
+    chosen = torch.randint(0, rows, (ids,))
+    return _both(lambda w: F.embedding(chosen, w), _tensor(rows, columns))
 
 
 def group_norm_silu(variant, *, n, side, c, groups) -> Run:
@@ -147,7 +182,25 @@ def _net(net: nn.Module, variant: str) -> tuple[nn.Module, Any]:
     """(the network in its layout, what to call)."""
     if "channels_last" in variant:
         net = net.to(memory_format=torch.channels_last)
-    return net, torch.compile(net) if COMPILED else net
+    return net, _called(net)
+
+
+def _called(f):
+    """What to call in place of a network or a part of one; what comes out is float32."""
+    if AUTOCAST is not None:
+
+        def cast(*xs):
+            with torch.autocast(DEVICE.split(":")[0], AUTOCAST):
+                y = f(*xs)
+            return tuple(a.float() for a in y) if isinstance(y, tuple) else y.float()
+
+        return cast
+    return torch.compile(f) if COMPILED else f
+
+
+def _report(**values) -> dict[str, Any]:
+    """What a step has to say: numbers; on a GPU where they lie, since to read them is to wait for all before."""
+    return {k: v.item() if DEVICE == "cpu" else v.detach() for k, v in values.items()}
 
 
 def ddpm_step(variant, **s) -> Run:
@@ -160,7 +213,7 @@ def ddpm_step(variant, **s) -> Run:
     def run():
         nonlocal done
         x0 = batches[done % 8]
-        t, eps = torch.randint(0, s["T"], (len(x0),)), torch.randn_like(x0)
+        t, eps = torch.randint(0, s["T"], (len(x0),), device=x0.device), torch.randn_like(x0)
         x = a[t][:, None, None, None] * x0 + b[t][:, None, None, None] * eps
         loss = F.mse_loss(call(x, t), eps)
         optimizer.zero_grad()
@@ -171,7 +224,7 @@ def ddpm_step(variant, **s) -> Run:
             group["lr"] = s["lr"] * min(1.0, done / s["warm_up"])
         optimizer.step()
         average.update()
-        return {"loss": loss.item(), "grad_norm": norm.item()}
+        return _report(loss=loss, grad_norm=norm)
 
     net.train()
     return run
@@ -179,15 +232,16 @@ def ddpm_step(variant, **s) -> Run:
 
 def ddim(variant, *, images, count, **s) -> Run:
     net, call = _net(twins.UNet(s).eval(), variant)
-    abar = twins.abar(s)
+    abar, there = twins.abar(s).tolist(), DEVICE
+    shape = (images, s["channels"], s["image_size"], s["image_size"])
     visited = [round(s["T"] - k * s["T"] / count) - 1 for k in range(count)]
 
     @torch.no_grad()
     def run():
-        x = _laid(torch.randn(images, s["channels"], s["image_size"], s["image_size"]), variant)
+        x = _laid(torch.randn(shape, device=there), variant)
         for k, i in enumerate(visited):
-            a, before = abar[i].item(), abar[visited[k + 1]].item() if k + 1 < count else 1.0
-            eps = call(x, torch.full((images,), i))
+            a, before = abar[i], abar[visited[k + 1]] if k + 1 < count else 1.0
+            eps = call(x, torch.full((images,), i, device=there))
             x0 = ((x - math.sqrt(1 - a) * eps) / math.sqrt(a)).clamp(-1, 1)
             eps = (x - math.sqrt(a) * x0) / math.sqrt(1 - a)
             x = math.sqrt(before) * x0 + math.sqrt(1 - before) * eps
@@ -224,30 +278,31 @@ def _adversarial(G, D, call_g, call_d, together: bool, noise, s, variant, betas,
         g_optimizer.step()
         D.requires_grad_(True)
         average.update()
-        return {"d_loss": d_loss.item(), "g_loss": g_loss.item(), "d_real": on_real.sigmoid().mean().item(),
-                "d_fake": on_fake.sigmoid().mean().item()}
+        return _report(d_loss=d_loss, g_loss=g_loss, d_real=on_real.sigmoid().mean(), d_fake=on_fake.sigmoid().mean())
 
     return run
 
 
 def gan_step(variant, **s) -> Run:
     (G, call_g), (D, call_d) = (_net(net, variant) for net in twins.gan_nets(s))
-    return _adversarial(G, D, call_g, call_d, True, lambda n: torch.randn(n, s["latent"]), s, variant,
+    there = DEVICE
+    return _adversarial(G, D, call_g, call_d, True, lambda n: torch.randn(n, s["latent"], device=there), s, variant,
                         (s["beta1"], s["beta2"]), s["r1"])
 
 
 def dcgan_step(variant, **s) -> Run:
     G, call_g = _net(twins.DCGANGenerator(s), variant)
     D, call_d = _net(twins.DCGANDiscriminator(s), variant)
-    return _adversarial(G, D, call_g, call_d, False, lambda n: torch.rand(n, s["latent"]) * 2 - 1, s, variant,
-                        (s["beta1"], 0.999))
+    there = DEVICE
+    return _adversarial(G, D, call_g, call_d, False, lambda n: torch.rand(n, s["latent"], device=there) * 2 - 1, s,
+                        variant, (s["beta1"], 0.999))
 
 
 def conv_vae_step(variant, **s) -> Run:
     net = twins.ConvVAE(s)
     if "channels_last" in variant:
         net = net.to(memory_format=torch.channels_last)
-    encode, decode = (torch.compile(f) if COMPILED else f for f in (net.encode, net.decode))
+    encode, decode = _called(net.encode), _called(net.decode)
     optimizer, batches, done = _adam(net, variant, s["lr"]), _batches(s, variant), 0
 
     def run():
@@ -264,7 +319,7 @@ def conv_vae_step(variant, **s) -> Run:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return {"loss": loss.item(), "elbo": -nll.item() - kl.item(), "nll": nll.item(), "kl": kl.item()}
+        return _report(loss=loss, elbo=-nll - kl, nll=nll, kl=kl)
 
     return run
 
@@ -321,7 +376,8 @@ KINDS = {
     "conv2d": conv2d, "conv_transpose2d": conv_transpose2d, "group_norm_silu": group_norm_silu, "attention": attention,
     "softmax": softmax, "layer_norm": layer_norm, "batch_norm": batch_norm, "bias_gelu": bias_gelu, "resize": resize,
     "concat": concat, "adam": adam, "ddim": ddim, "blocks": blocks, "ddpm_step": ddpm_step, "dcgan_step": dcgan_step,
-    "conv_vae_step": conv_vae_step, "gan_step": gan_step,
+    "conv_vae_step": conv_vae_step, "gan_step": gan_step, "matmul": matmul, "embedding": embedding,
+    "conv_forward": conv_forward, "conv_input_grad": _conv_grad(0), "conv_weight_grad": _conv_grad(1),
 }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ from bench.cases import Case
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # As the user set it: importing tinygen changes how OpenMP waits, and that must not reach PyTorch.
 ENVIRONMENT = dict(os.environ)
-NEEDS = {"tinygen": "numba", "torch": "torch", "torch.compile": "torch", "jax": "jax", "tinygrad": "tinygrad"}
+NEEDS = {"tinygen": "numba", "tinygen.plain": "numba", "torch": "torch", "torch.compile": "torch",
+         "torch.graph": "torch", "jax": "jax", "tinygrad": "tinygrad"}  # fmt: skip
 PAUSE = 0.02  # seconds between turns, in which pools that wait by spinning go to sleep
 LONG = 10_000  # ms of a first run after which no other is needed to warm up
 HOPELESS = 1.25  # a variant so many times slower than its family's best after the first round is left out
@@ -47,13 +48,13 @@ def settings() -> dict[str, str]:
 class Side:
     """A process that does the work of one family: side.ask("time", …)."""
 
-    def __init__(self, family: str, threads: int = 2, **environment: str):
+    def __init__(self, family: str, threads: int = 2, device: str = "cpu", **environment: str):
         self.family, self.started = family, time.perf_counter()
         self._errors = tempfile.TemporaryFile("w+")
         env = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([ROOT, *filter(None, [ENVIRONMENT.get("PYTHONPATH")])]),
                **environment}
         env.setdefault("TINYGEN_THREADS", str(threads))
-        command = [sys.executable, "-m", "bench.worker", family, str(threads)]
+        command = [sys.executable, "-m", "bench.worker", family, str(threads), device]
         self._process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                          stderr=self._errors, text=True)
 
@@ -93,15 +94,17 @@ def label(family: str, variant: str) -> str:
 class Race:
     """Cases measured by several families, for a number of rounds, each family for `seconds` a round."""
 
-    def __init__(self, families: list[str], threads: int = 2, rounds: int = 5, seconds: float = 0.5):
+    def __init__(self, families: list[str], threads: int = 2, rounds: int = 5, seconds: float = 0.5,
+                 device: str = "cpu"):
         self.families, self.threads, self.rounds, self.seconds = families, threads, rounds, seconds
+        self.device = device
         self.sides: dict[str, Side] = {}
         self.problems: list[tuple[str, str]] = []  # (case, what happened)
         self._failures: dict[str, int] = {}  # of a family, one after the other
 
     def side(self, family: str) -> Side:
         if family not in self.sides:
-            self.sides[family] = Side(family, self.threads)
+            self.sides[family] = Side(family, self.threads, self.device)
         return self.sides[family]
 
     def close(self) -> None:
@@ -114,6 +117,18 @@ class Race:
 
     def __exit__(self, *exc) -> None:
         self.close()
+
+    def about(self) -> dict[str, Any]:
+        """What the families say of their device; one that has none is left out."""
+        found: dict[str, Any] = {}
+        for family in list(self.families):
+            try:
+                found.update(self.side(family).ask("about"))
+            except SideError as error:
+                self.problems.append(("all", str(error)))
+                self.families = [f for f in self.families if f != family]
+                self.sides.pop(family).close()
+        return found
 
     def ceilings(self) -> dict[str, float]:
         """The highest rates that any of the first two families reaches."""
@@ -143,14 +158,19 @@ class Race:
         found: dict[str, dict[str, Any]] = {}
         for k in range(min(self.rounds, case.rounds) + 1):
             for name, family, variant in entries if k % 2 else entries[::-1]:
-                if k == 0:  # a round to warm up, and to see which variants are in the running
-                    warm = first[name]
-                    if warm < LONG:
-                        warm = self.side(family).ask("time", seconds=self.seconds / 4, least=1, variant=variant)["ms"]
-                    found[name] = {"warm_up": warm, "rounds": [], "best": [], "cpu": [], "runs": 0}
+                if family not in {e[1] for e in entries}:
                     continue
-                time.sleep(PAUSE)
-                once, one = self.side(family).ask("time", seconds=self.seconds, least=1, variant=variant), found[name]
+                try:
+                    if k == 0:  # a round to warm up, and to see which variants are in the running
+                        warm = first[name] if first[name] >= LONG else self._turn(family, variant, 0.25)["ms"]
+                        found[name] = {"warm_up": warm, "rounds": [], "best": [], "cpu": [], "runs": 0}
+                        continue
+                    time.sleep(PAUSE)
+                    once, one = self._turn(family, variant), found[name]
+                except SideError as error:
+                    self._fail(case, family, error)
+                    entries = [e for e in entries if e[1] != family]
+                    continue
                 one["rounds"].append(round(once["ms"], 4))
                 one["best"].append(round(once["best"], 4))
                 one["cpu"].append(round(once["cpu_ms"], 4))
@@ -159,11 +179,17 @@ class Race:
                 entries = [e for e in entries if found[e[0]]["warm_up"] <= HOPELESS * min(
                     found[o[0]]["warm_up"] for o in entries if o[1] == e[1])]
         for family in {e[1] for e in entries}:
-            self.side(family).ask("drop")
+            try:
+                self.side(family).ask("drop")
+            except SideError as error:
+                self._fail(case, family, error)
         for one in found.values():
             one["warm_up"] = round(one["warm_up"], 4)
         return {"name": case.name, "group": case.group, "unit": "ms", "flops": case.flops or counted.get("flops", 0),
                 "bytes": case.bytes or counted.get("bytes", 0), "sides": found}
+
+    def _turn(self, family: str, variant: str, share: float = 1.0) -> dict[str, Any]:
+        return self.side(family).ask("time", seconds=share * self.seconds, least=1, variant=variant)
 
     def _fail(self, case: Case, family: str, error: SideError) -> None:
         self.problems.append((case.name, str(error)))

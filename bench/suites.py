@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import cases, roofline, table
+from bench import cases, gpu, roofline, table
 from bench.cases import Case, Target
 from bench.sides import ENVIRONMENT, ROOT, Race, Side, SideError, label
 
@@ -75,17 +75,19 @@ def _progress(case: Case) -> None:
     print(f"  {case.name}", file=sys.stderr, flush=True)
 
 
-def _race(options: Options, chosen: list[Case], families: list[str] | None = None, seconds: float = 1.0) -> Result:
+def _race(options: Options, chosen: list[Case], families: list[str] | None = None, seconds: float = 1.0,
+          device: str = "cpu") -> Result:
     """Rows of all cases, and the ceilings, measured before and after."""
-    with Race(families or options.families, options.threads, options.rounds, options.seconds * seconds) as race:
+    with Race(families or options.families, options.threads, options.rounds, options.seconds * seconds, device) as race:
+        about = {} if device == "cpu" else {"device": race.about()}
         before = race.ceilings()
         rows = []
         for case in chosen:
             _progress(case)
             rows.append(race.run(case))
         after = race.ceilings()
-        return {"rows": [r for r in rows if r["sides"]], "ceilings": {k: max(before[k], after[k]) for k in before},
-                "problems": problems(race.problems)}
+        return {"rows": [r for r in rows if r["sides"]], "problems": problems(race.problems), **about,
+                "ceilings": {k: max(v, after.get(k, 0.0)) for k, v in before.items()}}
 
 
 def problems(found: list[tuple[str, str]]) -> list[str]:
@@ -284,23 +286,49 @@ def rooflines(options: Options) -> Result:
         for name, groups in models.items()}}
 
 
+def on_gpu(options: Options) -> Result:
+    """On cuda:0: tinygen as CUDA graphs and operation by operation, PyTorch eager, and its kernels as graphs."""
+    families = [g for f in options.both for g in (f, {"tinygen": "tinygen.plain", "torch": "torch.graph"}[f])]
+    chosen = options.chosen(cases.gpu())
+    result = _race(options, chosen, families, seconds=0.5, device="cuda:0")
+    precision = {c.name: c.args.get("precision", "float32") for c in chosen}
+    for row in result["rows"]:
+        row["precision"] = precision[row["name"]]
+    result["summary"] = table.summary(result["rows"], cases.GPU_TARGETS)
+    result["copy"] = gpu.shares(result["rows"], result["ceilings"], cases.COPY_SHARES)
+    return result
+
+
 SUITES: dict[str, Callable[[Options], Result]] = {
     "kernels": kernels, "steps": steps, "memory": memory, "startup": startup, "growth": growth, "dispatch": dispatch,
-    "roofline": rooflines,
+    "roofline": rooflines, "gpu": on_gpu,
 }  # fmt: skip
+USUAL = [suite for suite in SUITES if suite != "gpu"]  # what is measured where nothing is named
 SEARCHED = ("kernels", "steps")  # for a word that is not the name of a suite
 
 
 def names(suite: str, quick: bool = False) -> list[str]:
     """What a suite measures."""
     lists: dict[str, Callable[[], list[Case]]] = {
-        "kernels": cases.kernels, "steps": lambda: cases.steps(quick), "memory": cases.memory,
+        "kernels": cases.kernels, "steps": lambda: cases.steps(quick), "memory": cases.memory, "gpu": cases.gpu,
         "growth": lambda: [c for _, points in cases.growth().values() for _, c in points]}
     return [c.name for c in lists[suite]()] if suite in lists else []
 
 
 def report(result: Result) -> Iterator[str]:
     """The lines that say what was found."""
+    busy = result.get("others", {}).get("others", 0.0) > BUSY
+    if result.get("suite") == "gpu":
+        yield from gpu.report(result, verdict=not busy)
+    else:
+        yield from _report(result, busy)
+    yield from (f"left out: {p}" for p in result.get("problems", []))
+    if busy:
+        yield (f"Other programs used {result['others']['others']:.0%} of the cores meanwhile, and that does not slow "
+               "both sides alike: these numbers say nothing about either.")
+
+
+def _report(result: Result, busy: bool) -> Iterator[str]:
     for unit in dict.fromkeys(r["unit"] for r in result["rows"]):
         yield table.table([r for r in result["rows"] if r["unit"] == unit], result.get("ceilings"))
     if "ceilings" in result:
@@ -310,12 +338,7 @@ def report(result: Result) -> Iterator[str]:
         yield table.layout(["growth", "with", "side", "exponent", "of the last two", "constant", "each"], [
             [s["series"], s["varied"], s["side"], f"{s['exponent']:.2f}", f"{s['last']:.2f}",
              table.number(s["constant"]), table.number(s["each"])] for s in result["slopes"]])
-    busy = result.get("others", {}).get("others", 0.0) > BUSY
     yield from table.summary_lines(result.get("summary", []), verdict=not busy)
     for s in result.get("limits", []):
         verdict = "no verdict" if busy else "met" if s["met"] else "NOT met"
         yield f"{s['group']}: {s['seconds']:.2f} s; asked ≤ {s['most']:g} s: {verdict}"
-    yield from (f"left out: {p}" for p in result.get("problems", []))
-    if busy:
-        yield (f"Other programs used {result['others']['others']:.0%} of the cores meanwhile, and that does not slow "
-               "both sides alike: these numbers say nothing about either.")

@@ -103,7 +103,7 @@ class UNet(nn.Module):
 
     def embed(self, t):
         half = self.first // 2
-        angles = t.float()[:, None] * torch.exp(-math.log(10000) * torch.arange(half) / (half - 1))
+        angles = t.float()[:, None] * torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / (half - 1))
         return torch.cat([angles.sin(), angles.cos()], 1)
 
     def forward(self, x, t):

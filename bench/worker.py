@@ -1,4 +1,4 @@
-"""A process that does the work of one side and times it: python -m bench.worker FAMILY THREADS
+"""A process that does the work of one side and times it: python -m bench.worker FAMILY THREADS [DEVICE]
 
 It reads requests, one JSON object a line, and answers each with one:
 
@@ -6,9 +6,10 @@ It reads requests, one JSON object a line, and answers each with one:
     {"do": "time", "variant": …, "seconds": s, "least": n}   run it for s seconds and at least n times
     {"do": "count", "variant": …}                            FLOPs and bytes of a run (tinygen)
     {"do": "roofline", "variant": …, "steps": n}             each operation of a run (tinygen)
-    {"do": "ceilings"} {"do": "dispatch"} {"do": "memory"} {"do": "drop"}
+    {"do": "ceilings"} {"do": "about"} {"do": "dispatch"} {"do": "memory"} {"do": "drop"}
 
-Families: tinygen, torch, torch.compile, jax, tinygrad. tinygen is not imported by the others.
+Families: tinygen, torch, torch.compile, jax, tinygrad; on a GPU also those without and with CUDA graphs, tinygen.plain
+and torch.graph. tinygen is not imported by the others.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ from typing import Any
 
 MODULES = {"tinygen": "in_tinygen", "torch": "in_torch", "torch.compile": "in_torch", "jax": "in_jax",
            "tinygrad": "in_tinygrad"}  # fmt: skip
+ON_GPU = {"tinygen": "gpu_tinygen", "tinygen.plain": "gpu_tinygen", "torch": "gpu_torch", "torch.graph": "gpu_torch"}
 
 
-def load(family: str, threads: int):
-    """The module of a family, told how many threads it may use."""
+def load(family: str, threads: int, device: str = "cpu"):
+    """The module of a family, told how many threads it may use and where."""
+    if device != "cpu":
+        module = importlib.import_module(f"bench.{ON_GPU[family]}")
+        module.use(device, family)
+        return module
     if hasattr(os, "sched_getaffinity") and family in ("jax", "tinygrad"):  # these have no other setting that lasts
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
     module = importlib.import_module(f"bench.{MODULES[family]}")
@@ -70,8 +76,9 @@ def memory() -> dict[str, float]:
 class Worker:
     """Answers the requests; `made` holds what was prepared, by variant."""
 
-    def __init__(self, family: str, threads: int):
-        self.module, self.made = load(family, threads), {}
+    def __init__(self, family: str, threads: int, device: str = "cpu"):
+        self.module, self.made = load(family, threads, device), {}
+        self.timed = getattr(self.module, "timed", timed)  # a GPU has a clock of its own
 
     def prepare(self, kind: str, args: dict[str, Any], variant: str = "") -> dict[str, Any]:
         if kind not in self.module.KINDS:
@@ -80,6 +87,8 @@ class Worker:
         self.made[variant] = self.module.KINDS[kind](variant, **args)
         start = time.perf_counter()
         self.made[variant]()
+        if hasattr(self.module, "wait"):
+            self.module.wait()
         return {"first": time.perf_counter() - start, "before": before}
 
     def variants(self, kind: str) -> dict[str, Any]:
@@ -87,7 +96,7 @@ class Worker:
 
     def time(self, seconds: float, least: int = 3, variant: str = "") -> dict[str, Any]:
         gc.collect()
-        return timed(self.made[variant], seconds, least)
+        return self.timed(self.made[variant], seconds, least)
 
     def count(self, variant: str = "") -> dict[str, Any]:
         return self.module.count(self.made[variant])
@@ -100,6 +109,9 @@ class Worker:
     def ceilings(self) -> dict[str, Any]:
         return self.module.ceilings()
 
+    def about(self) -> dict[str, Any]:
+        return self.module.about()
+
     def dispatch(self) -> dict[str, Any]:
         from bench.dispatch import measure
 
@@ -111,6 +123,8 @@ class Worker:
     def drop(self) -> dict[str, Any]:
         self.made.clear()
         gc.collect()
+        if hasattr(self.module, "give_back"):
+            self.module.give_back()
         return {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -121,11 +135,11 @@ class Worker:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not look like an answer
-    family, threads = sys.argv[1], int(sys.argv[2])
+    family, threads, device = sys.argv[1], int(sys.argv[2]), (*sys.argv[3:], "cpu")[0]
     worker = None
     for line in sys.stdin:
         try:
-            worker = worker or Worker(family, threads)
+            worker = worker or Worker(family, threads, device)
             answer = worker.answer(json.loads(line))
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}

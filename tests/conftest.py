@@ -1,5 +1,7 @@
 """Shared by the tests: the device that the CUDA kernels' tests run on."""
 
+import os
+
 import pytest
 
 
@@ -13,6 +15,8 @@ def xp(request):
         cupy = pytest.importorskip("cupy")
         if not cupy.cuda.is_available():
             pytest.skip("no CUDA device")
+        if "TINYGEN_NO_POOL" in os.environ:  # every array by itself, so that memcheck sees where it ends
+            cupy.cuda.set_allocator(None)
         library = cupy
     else:
         if host.compiler() is None:

@@ -110,7 +110,9 @@ def test_compare_from_files(tmp_path, capsys):
 
 
 def test_only_takes_suites_and_words():
-    assert command.chosen("") == {suite: [] for suite in suites.SUITES}
+    assert command.chosen("") == {suite: [] for suite in suites.SUITES if suite != "gpu"}
+    assert command.chosen("gpu") == command.chosen("gpu:conv,gpu") == {"gpu": []}
+    assert command.chosen("gpu:conv,gpu:adam") == {"gpu": ["conv", "adam"]}
     assert command.chosen("conv2d") == {"kernels": ["conv2d"]}
     assert command.chosen("startup,gan,dcgan") == {"startup": [], "steps": ["gan", "dcgan"]}
     assert command.chosen("steps,gan") == {"steps": []}
@@ -120,7 +122,7 @@ def test_only_takes_suites_and_words():
 
 def test_names_are_unique():
     growth = [c for _, points in cases.growth().values() for _, c in points]
-    for some in (cases.kernels(), cases.steps(), cases.memory(), growth):
+    for some in (cases.kernels(), cases.steps(), cases.memory(), cases.gpu(), growth):
         names = [c.name for c in some]
         assert len(set(names)) == len(names)
 
@@ -128,6 +130,8 @@ def test_names_are_unique():
 def test_the_targets_are_of_groups_that_exist():
     assert set(cases.KERNEL_TARGETS) == {c.group for c in cases.kernels()}
     assert set(cases.STEP_TARGETS) == {c.group for c in cases.steps()}
+    assert set(cases.GPU_TARGETS) | {""} == {c.group for c in cases.gpu()}
+    assert set(cases.COPY_SHARES) <= {c.group for c in cases.gpu() if c.bytes}
 
 
 # measuring
@@ -155,7 +159,7 @@ TINY = {
     "conv_transpose2d": dict(n=1, side=4, cin=4, cout=2, k=4, stride=2, padding=1),
     "group_norm_silu": dict(n=1, side=4, c=4, groups=2), "attention": dict(n=1, heads=2, T=4, d=4, causal=True),
     "layer_norm": dict(rows=4, columns=4), "batch_norm": dict(n=2, side=4, c=4), "bias_gelu": dict(rows=4, columns=4),
-    "resize": dict(n=1, side=4, c=4), "concat": dict(n=1, side=4, c=4),
+    "resize": dict(n=1, side=4, c=4), "concat": dict(n=1, side=4, c=4), "embedding": dict(rows=4, columns=4, ids=6),
 }  # fmt: skip
 
 
@@ -344,3 +348,27 @@ def test_a_case_that_one_side_cannot_do_is_left_out_and_named():
         race._fail(Case(name, "conv2d"), "jax", SideError("jax: no"))
     assert suites.problems(race.problems) == ["jax: no (x, y, z)"]
     assert race.families == []  # three times in a row: not asked again
+
+
+def test_a_side_that_fails_in_its_turn_ends_nothing(monkeypatch):
+    from bench import sides
+
+    class Frail:
+        def __init__(self, family, threads, device):
+            self.family, self.turns = family, 0
+
+        def ask(self, do, **more):
+            self.turns += do == "time"
+            if self.family == "torch" and self.turns == 3:
+                raise sides.SideError("torch: out of breath")
+            once = {"ms": 1.0, "best": 1.0, "cpu_ms": 1.0, "runs": 1}
+            return {"variants": {"variants": ("a",)}, "prepare": {"first": 0.1}, "time": once}.get(do, {})
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(sides, "Side", Frail)
+    with sides.Race(["tinygen", "torch"], rounds=4) as race:
+        found = race.run(Case("x", "conv2d", flops=1))["sides"]
+        assert [len(found[k]["rounds"]) for k in ("tinygen: a", "torch: a")] == [4, 1]
+        assert race.problems == [("x", "torch: out of breath")] and list(race.sides) == ["tinygen"]
