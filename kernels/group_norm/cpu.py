@@ -71,50 +71,74 @@ _pull_vectors = columns(_pull_step, 2, 1, 2)
 _spread_vectors = columns(_spread_step, 3, 4, 0)
 
 
-_TOTAL, _MOMENTS, _PULL_SILU, _PULL = range(4)
-_APPLY, _SILU, _SPREAD = range(3)
+# What a pass does with the rows that it has come to. Either pass of each direction has a function of its own, so that a
+# direction is compiled with what it needs and no more.
 
 
 @njit(**_FLAGS)
-def _sums(what, x, g, h, at, L, W, rows, lo, hi, constants, parts, sums):
+def _moments(about_mean, at, L, n, c, x, g, h, constants, one, two):
+    if about_mean:
+        _moments_vectors(at, L, n, c, (x, constants[0], one, two))
+    else:
+        _total_vectors(at, L, n, c, (x, one))
+
+
+@njit(**_FLAGS)
+def _pulls(silu, at, L, n, c, x, g, h, constants, one, two):
+    if silu:
+        _pull_silu_vectors(at, L, n, c, (x, g, h, constants[0], constants[1], constants[2], one, two))
+    else:
+        _pull_vectors(at, L, n, c, (x, g, constants[0], one, two))
+
+
+@njit(**_FLAGS)
+def _applied(silu, at, L, n, c, x, h, y, constants):
+    if silu:
+        _silu_vectors(at, L, n, c, (x, y, constants[0], constants[1], constants[2]))
+    else:
+        _apply_vectors(at, L, n, c, (x, y, constants[0], constants[1], constants[2]))
+
+
+@njit(**_FLAGS)
+def _spread(silu, at, L, n, c, x, h, y, constants):
+    _spread_vectors(at, L, n, c, (x, h, y, constants[0], constants[1], constants[2], constants[3]))
+
+
+def _summing(these):
     """Add to sums[:, lo:hi] those of a pass down these lanes of rows of L numbers from `at` on."""
-    (centre, a, shift, _), (one, two), (first, second) = constants, parts, sums
-    for begin in range(0, rows, _RUN):
-        one[lo:hi] = 0
-        two[lo:hi] = 0
-        end = min(begin + _RUN, rows)
-        for start in range(begin, end, _STEP):
-            n = min(_STEP, end - start)
-            for c in range(lo, hi, W):
-                from_ = at + start * L + c
-                if what == _TOTAL:
-                    _total_vectors(from_, L, n, c, (x, one))
-                elif what == _MOMENTS:
-                    _moments_vectors(from_, L, n, c, (x, centre, one, two))
-                elif what == _PULL_SILU:
-                    _pull_silu_vectors(from_, L, n, c, (x, g, h, centre, a, shift, one, two))
-                else:
-                    _pull_vectors(from_, L, n, c, (x, g, centre, one, two))
-        for j in range(lo, hi):
-            first[j] += one[j]
-        for j in range(lo, hi):
-            second[j] += two[j]
+
+    @njit(**_FLAGS)
+    def sums_of(how, x, g, h, at, L, W, rows, lo, hi, constants, parts, sums):
+        (one, two), (first, second) = parts, sums
+        for begin in range(0, rows, _RUN):
+            one[lo:hi] = 0
+            two[lo:hi] = 0
+            end = min(begin + _RUN, rows)
+            for start in range(begin, end, _STEP):
+                for c in range(lo, hi, W):
+                    these(how, at + start * L + c, L, min(_STEP, end - start), c, x, g, h, constants, one, two)
+            for j in range(lo, hi):
+                first[j] += one[j]
+            for j in range(lo, hi):
+                second[j] += two[j]
+
+    return sums_of
 
 
-@njit(**_FLAGS)
-def _map(what, x, h, y, at, L, W, rows, lo, hi, constants):
+def _mapping(this):
     """Fill y with what a pass makes of x, or of x and h."""
-    centre, a, shift, constant = constants
-    for start in range(0, rows, _STEP):
-        n = min(_STEP, rows - start)
-        for c in range(lo, hi, W):
-            from_ = at + start * L + c
-            if what == _APPLY:
-                _apply_vectors(from_, L, n, c, (x, y, centre, a, shift))
-            elif what == _SILU:
-                _silu_vectors(from_, L, n, c, (x, y, centre, a, shift))
-            else:
-                _spread_vectors(from_, L, n, c, (x, h, y, centre, a, shift, constant))
+
+    @njit(**_FLAGS)
+    def map_(how, x, h, y, at, L, W, rows, lo, hi, constants):
+        for start in range(0, rows, _STEP):
+            for c in range(lo, hi, W):
+                this(how, at + start * L + c, L, min(_STEP, rows - start), c, x, h, y, constants)
+
+    return map_
+
+
+_sum_moments, _sum_pulls = _summing(_moments), _summing(_pulls)
+_map_applied, _map_spread = _mapping(_applied), _mapping(_spread)
 
 
 @njit(**_FLAGS)
@@ -160,12 +184,12 @@ def _forward(x, w, b, eps, silu, L, W, parts, y, mean, rstd, first, last):
         lo, hi = part * (L // parts), (part + 1) * (L // parts)
         own = range(part * groups // parts, (part + 1) * groups // parts)
         _copy(tail, 0, x[s], rows * L, rest)
-        for what in (_TOTAL, _MOMENTS):
+        for about_mean in (False, True):
             sums[0][lo:hi] = 0
             sums[1][lo:hi] = 0
-            _sums(what, xf, xf, xf, at, L, W, rows, lo, hi, constants, halves, sums)
+            _sum_moments(about_mean, xf, xf, xf, at, L, W, rows, lo, hi, constants, halves, sums)
             if rest:
-                _sums(what, tail, tail, tail, 0, L, W, 1, 0, rest, constants, halves, sums)
+                _sum_moments(about_mean, tail, tail, tail, 0, L, W, 1, 0, rest, constants, halves, sums)
             _fold(sums, C)
             for k in own:
                 channels = range(k * width, (k + 1) * width)
@@ -174,7 +198,7 @@ def _forward(x, w, b, eps, silu, L, W, parts, y, mean, rstd, first, last):
                     d += sums[0][c]
                     squares += sums[1][c]
                 d /= n
-                if what == _TOTAL:
+                if not about_mean:
                     for c in channels:
                         centre[c] = d
                 else:
@@ -185,10 +209,9 @@ def _forward(x, w, b, eps, silu, L, W, parts, y, mean, rstd, first, last):
                         a[c] = rstd[s, k] * w[c]
                         shift[c] = b[c] - d * rstd[s, k] * w[c]
             _repeat(constants, C)
-        what = _SILU if silu else _APPLY
-        _map(what, xf, xf, yf, at, L, W, rows, lo, hi, constants)
+        _map_applied(silu, xf, xf, yf, at, L, W, rows, lo, hi, constants)
         if rest:
-            _map(what, tail, tail, out, 0, L, W, 1, 0, rest, constants)
+            _map_applied(silu, tail, tail, out, 0, L, W, 1, 0, rest, constants)
             _copy(y[s], rows * L, out, 0, rest)
 
 
@@ -202,7 +225,6 @@ def _backward(g, x, w, b, silu, L, W, parts, mean, rstd, gx, gw, gb, first, last
     tail, g_tail, out = np.zeros(L, x.dtype), np.zeros(L, x.dtype), np.zeros(L, x.dtype)
     constants, halves, sums = _room(L, x)
     centre, a, shift, constant = constants
-    what = _PULL_SILU if silu else _PULL
     h, h_tail = (gxf, out) if silu else (gf, g_tail)
     for item in range(first, last):
         s, part, at = item // parts, item % parts, item // parts * size
@@ -217,11 +239,11 @@ def _backward(g, x, w, b, silu, L, W, parts, mean, rstd, gx, gw, gb, first, last
         # h, the gradient at the norm's output, waits in gx for the second pass
         sums[0][lo:hi] = 0
         sums[1][lo:hi] = 0
-        _sums(what, xf, gf, gxf, at, L, W, rows, lo, hi, constants, halves, sums)
+        _sum_pulls(silu, xf, gf, gxf, at, L, W, rows, lo, hi, constants, halves, sums)
         if rest:
             _copy(tail, 0, x[s], rows * L, rest)
             _copy(g_tail, 0, g[s], rows * L, rest)
-            _sums(what, tail, g_tail, out, 0, L, W, 1, 0, rest, constants, halves, sums)
+            _sum_pulls(silu, tail, g_tail, out, 0, L, W, 1, 0, rest, constants, halves, sums)
         _fold(sums, C)
         for k in own:
             r, e = rstd[s, k], mean[s, k] - centre[k * width]
@@ -235,9 +257,9 @@ def _backward(g, x, w, b, silu, L, W, parts, mean, rstd, gx, gw, gb, first, last
                 shift[c] = r * r * (c2 / n)
                 constant[c] = r * (c1 / n) - e * r * r * (c2 / n)
         _repeat(constants, C)
-        _map(_SPREAD, xf, h, gxf, at, L, W, rows, lo, hi, constants)
+        _map_spread(silu, xf, h, gxf, at, L, W, rows, lo, hi, constants)
         if rest:
-            _map(_SPREAD, tail, h_tail, out, 0, L, W, 1, 0, rest, constants)
+            _map_spread(silu, tail, h_tail, out, 0, L, W, 1, 0, rest, constants)
             _copy(gx[s], rows * L, out, 0, rest)
 
 
