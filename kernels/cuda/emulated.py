@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,11 +99,15 @@ def _make(compute: Callable[[], Any], inputs: list[np.ndarray], views: bool) -> 
     if isinstance(made, tuple | list):
         made = type(made)(np.array(m) for m in made)
         for k, part in enumerate(made):
-            _later(part, lambda k=k: compute()[k])
+            _later(part, partial(_nth, compute, k))
     elif not (views and isinstance(made, np.ndarray) and any(np.may_share_memory(made, i) for i in inputs)):
         made = np.array(made)
         _later(made, compute)
     return _wrap(made)
+
+
+def _nth(compute: Callable[[], Any], k: int) -> Any:
+    return compute()[k]
 
 
 def _later(made: np.ndarray, compute: Callable[[], Any]) -> None:
@@ -159,9 +164,12 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
     itemsize = property(lambda self: self._a.itemsize)
     strides = property(lambda self: self._a.strides)
     data = property(lambda self: _Pointer(self._a.ctypes.data))
-    device = property(lambda self: cuda.Device(0))
     T = property(lambda self: ndarray(self._a.T))
     real = property(lambda self: ndarray(self._a.real))
+
+    @property
+    def device(self) -> Any:
+        return cuda.Device(0)
 
     @property
     def flags(self) -> Any:
