@@ -290,7 +290,7 @@ inline void copies_commit() { cur->groups.emplace_back(); }
 inline void copies_wait(int pending) {   // all but the last `pending` committed groups
   auto& g = cur->groups;
   while (int(g.size()) - 1 > pending) {
-    for (auto& c : g.front()) { std::memcpy(c.to, c.from, c.valid); std::memset(static_cast<char*>(c.to) + c.valid, 0, c.bytes - c.valid); }
+    for (auto& c : g.front()) { if (c.valid) std::memcpy(c.to, c.from, c.valid); std::memset(static_cast<char*>(c.to) + c.valid, 0, c.bytes - c.valid); }
     g.erase(g.begin());
   }
 }

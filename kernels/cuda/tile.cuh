@@ -57,14 +57,14 @@ struct Divider {
 template <bool ALONG> struct Matrix {                  // (lines, ks) if ALONG, else (ks, lines), rows `pitch` apart
   static constexpr bool KEPT = true;
   static constexpr bool ALONG_K = ALONG;
-  using Line = const real*;
+  using Line = long long;                              // offsets, negative beyond the end
   using Step = long long;
   const real* p;
   int lines, ks;
   long long pitch;
-  __device__ __forceinline__ Line line(int i) const { return i < lines ? p + (ALONG ? i * pitch : i) : nullptr; }
+  __device__ __forceinline__ Line line(int i) const { return i < lines ? (ALONG ? i * pitch : i) : -1; }
   __device__ __forceinline__ Step step(int k) const { return k < ks ? (ALONG ? k : k * pitch) : -1; }
-  __device__ __forceinline__ bool at(Line l, Step s, const real*& p) const { p = l + s; return l && s >= 0; }
+  __device__ __forceinline__ bool at(Line l, Step s, const real*& at) const { at = p + (l + s); return (l | s) >= 0; }
 };
 
 // What the taps of a window see of an image (n, height, width, pitch), of whose channels `channels` are read, from p on.
@@ -106,7 +106,7 @@ template <bool PIXELS, bool KEEP = true> struct Window {
 struct Turned {
   static constexpr bool KEPT = true;
   static constexpr bool ALONG_K = true;
-  using Line = const real*;
+  using Line = int;                                    // of w's third axis, negative beyond the end
   using Step = long long;
   const real* p;
   int lines, pitch, channels, taps, across, first, py, px;
@@ -115,12 +115,15 @@ struct Turned {
                                     int py, int px)
       : p(p), lines(lines), pitch(pitch), channels(channels), taps(taps), across(across), first(first), py(py), px(px),
         by_channels(channels), by_across(across) {}
-  __device__ __forceinline__ Line line(int c) const { return c < lines ? p + static_cast<long long>(c) * pitch : nullptr; }
+  __device__ __forceinline__ Line line(int c) const { return c < lines ? c : -1; }
   __device__ __forceinline__ Step step(int k) const {
     const int t = by_channels(k), ty = by_across(t), tap = first + ty * py + (t - ty * across) * px;
     return k < taps * channels ? static_cast<long long>(tap) * lines * pitch + (k - t * channels) : -1;
   }
-  __device__ __forceinline__ bool at(Line l, Step s, const real*& p) const { p = l + s; return l && s >= 0; }
+  __device__ __forceinline__ bool at(Line l, Step s, const real*& at) const {
+    at = p + (static_cast<long long>(l) * pitch + s);
+    return l >= 0 && s >= 0;
+  }
 };
 
 // ---- shared memory. Where number (line, k) of an operand lies, so that nobody waits for a bank (gemm/README.md).
@@ -169,7 +172,7 @@ template <class Map, int V> struct Copier {
     const real* from;
     const bool there = map.at(line, step, from);
     if constexpr (TURNED) {
-#pragma unroll
+#pragma unroll 2
       for (int e = 0; e < V; e++) copy_async<static_cast<int>(sizeof(real))>(to + e * (TILE + PAD), from + e, there);
     } else {
       copy_async<V * static_cast<int>(sizeof(real))>(to, from, there);
