@@ -126,7 +126,17 @@ def test_steps_of_both_sides_report_the_same(ours, theirs, model):
             assert set(found) == set(mine) and all(np.isfinite(float(v)) for v in found.values())
 
 
-def test_sampling_and_the_optimiser(ours, theirs):
+def test_updates_of_both_sides(ours, theirs):
+    run = ours.KINDS["adam"]("", widths=[32] * 4)
+    net = run.model.net
+    assert run.graph is not None and next(iter(net.parameters().values())).device == "cuda:0"
+    before = net.conv_in.w.numpy()
+    run()
+    assert run.replays == 1 and not np.array_equal(net.conv_in.w.numpy(), before)
+    theirs.KINDS["adam"]("fused", widths=[32] * 4)()
+
+
+def test_sampling(ours, theirs):
     args = dict(images=2, count=2, **step_of("ddpm"))
     mine = ours.KINDS["ddim"]("", **args)()
     assert mine.device == "cuda:0"
@@ -149,6 +159,21 @@ def test_a_step_that_does_not_become_a_graph_is_an_error(ours, monkeypatch):
     monkeypatch.setitem(in_tinygen.KINDS, "softmax", lambda variant: in_tinygen._ready(read, in_tinygen.Held(x=x)))
     with pytest.raises(tg.cudagraph.CaptureWarning, match="not run as one CUDA graph"):
         ours.KINDS["softmax"]("")
+
+
+@pytest.mark.gpu
+def test_what_is_measured_once(monkeypatch):
+    """The GPU's name and the ceilings, on a GPU."""
+    if gpu.missing():
+        pytest.skip(gpu.missing())
+    from bench import gpu_tinygen
+
+    monkeypatch.setattr(in_tinygen, "DEVICE", "cpu")
+    with warnings.catch_warnings():
+        gpu_tinygen.use("cuda:0")
+        assert gpu_tinygen.about()["gpu"] and gpu_tinygen.ceilings()["gbytes"] > 0
+        gpu_tinygen.wait()
+        gpu_tinygen.give_back()
 
 
 # the clock
