@@ -173,8 +173,11 @@ class Capture:
                         if t.data is not arrays[k]:  # replaced: the next launch reads where this one did
                             arrays[k][...] = t.data
                             t.data = arrays[k]
-                finally:
-                    graph = self._stream.end_capture()
+                except Exception:
+                    with contextlib.suppress(Exception):  # what CUDA refused has ended the capture by itself
+                        self._stream.end_capture()
+                    raise
+                graph = self._stream.end_capture()
                 recorded.finish()
             why = recorded.differs(watch)
             if why is not None:
