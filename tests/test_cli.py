@@ -115,6 +115,7 @@ REFUSALS = [
     (["train", "tiny", "--data", "./none"], "./none: no such file or folder; give the path of a folder of images, IDX or CIFAR files, an "
      ".npz or a zip of images"),
     (["train", "tiny", "--data-option", "size"], "--data-option needs KEY=VALUE, such as size=32, not 'size'."),
+    (["train", "tiny", "--precision", "half"], "precision is one of float32, tf32, bf16, not 'half'."),
     (["train", "tiny", "--device", "gpu"], "unknown device 'gpu'; devices are 'cpu' and 'cuda:0', 'cuda:1', …."),
     (["sample"], "the following arguments are required: RUN. `tinygen sample --help` lists the flags."),
     (["sample", "none"], "none is not a run folder; `tinygen train` makes one, and prints its name."),

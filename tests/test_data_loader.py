@@ -172,3 +172,13 @@ def test_save_png_refuses_what_is_no_picture(tmp_path):
         data.save_png(tmp_path / "a.png", np.zeros((3, 3), np.float32))
     with pytest.raises(ShapeError, match=r"takes one image as H, W or H, W, 1 or H, W, 3; \(3, 3, 4\)"):
         data.save_png(tmp_path / "a.png", np.zeros((3, 3, 4), np.uint8))
+
+
+def test_a_batch_made_ahead_is_the_batch():
+    plain, ahead = (data.Loader(numbered(20), 7, Rng(3), flip=True) for _ in range(2))
+    ahead.prepare(4)
+    ready = ahead._ready[1]
+    assert ahead.batch(4) is ready and ahead._ready is None
+    assert np.array_equal(ready.images.data, plain.batch(4).images.data)
+    ahead.prepare(5)
+    assert np.array_equal(ahead.batch(9).images.data, plain.batch(9).images.data)

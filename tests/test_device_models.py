@@ -100,6 +100,14 @@ def test_samples_are_the_cpus(device):  # noqa: F811
     np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("how", [{"steps": 6}, {"steps": 5, "eta": 1.0, "clip": False}])
+def test_diffusion_samples_are_the_cpus(how, device):  # noqa: F811
+    """The network as a CUDA graph from the third step on."""
+    here, there = made("ddpm", "cpu")[0], made("ddpm", device)[0]
+    a, b = (m.sample(3, tg.Rng(3), **how).numpy() for m in (here, there))
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_a_run_changes_places(device, tmp_path, monkeypatch):  # noqa: F811
     """Trained on the device, gone on with there bit for bit; then on the CPU."""
     if "TINYGEN_CUDA" not in os.environ:

@@ -228,9 +228,11 @@ def one_step(
     batch = loader.batch(i)
     if device != "cpu" and not isinstance(step, Capture):  # which copies them itself
         batch = dataclasses.replace(batch, images=batch.images.to(device))
-    scalars = {k: float(v) for k, v in step(batch, rng).items()}
+    found = step(batch, rng)
     if isinstance(step, Capture):
+        loader.prepare(i + 1)  # before the first number is read, which waits for the device
         step.check()
+    scalars = {k: float(v) for k, v in found.items()}
     bad = [f"{k} is {v}" for k, v in scalars.items() if not math.isfinite(v)]
     if bad:
         raise NonFiniteError(", ".join(bad) + ".")

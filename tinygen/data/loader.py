@@ -57,6 +57,7 @@ class Loader:
         n = len(dataset)
         self._per_epoch = n - n % batch_size if drop_last and n >= batch_size else n
         self._orders: dict[int, np.ndarray] = {}
+        self._ready: tuple[int, Batch] | None = None
 
     @property
     def batches_per_epoch(self) -> float:
@@ -78,9 +79,17 @@ class Loader:
             out[here] = self._order(int(epoch))[places[here]]
         return out
 
+    def prepare(self, i: int) -> None:
+        """Make the batch of iteration i now, while a device is busy; `batch(i)` then has it at once."""
+        self._ready = i, self.batch(i)
+
     def batch(self, i: int) -> Batch:
         """The batch of iteration i."""
         from tinygen.tensor import Tensor
+
+        ready, self._ready = self._ready, None
+        if ready is not None and ready[0] == i:
+            return ready[1]
 
         index = self.indices(i)
         images = to_float(self.dataset.images[index])                                       # N, H, W, C
