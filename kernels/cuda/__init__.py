@@ -130,12 +130,9 @@ def flags(defines: dict[str, Any]) -> tuple[str, ...]:
 
 
 @cache
-def _function(path: str, defines: tuple[str, ...], name: str, shared: int) -> Any:
-    module = library.RawModule(code=source(path), options=(*OPTIONS, *defines))
-    function = module.get_function(name)
-    if shared:  # a GPU grants 48 KB unasked, less what the kernel declares by itself
-        function.max_dynamic_shared_size_bytes = shared
-    return function
+def _function(path: str, defines: tuple[str, ...], name: str) -> list:
+    """[the kernel, the most dynamic shared memory it was granted so far]"""
+    return [library.RawModule(code=source(path), options=(*OPTIONS, *defines)).get_function(name), 0]
 
 
 def launch(path: str, name: str, grid: tuple[int, ...], block: tuple[int, ...] | int, args: tuple, *,
@@ -157,7 +154,10 @@ def launch(path: str, name: str, grid: tuple[int, ...], block: tuple[int, ...] |
         raise TypeError(f"{name} takes {len(parameters)} arguments, and was given {len(args)}.")
     real = np.dtype(SCALARS[defines.get("REAL", "float")])
     ready = tuple([_argument(name, p, a, real) for p, a in zip(parameters, args)])
-    _function(path, flags(defines), name, shared)(grid, block, ready, shared_mem=shared)
+    entry = _function(path, flags(defines), name)
+    if shared > entry[1]:  # a GPU grants 48 KB unasked, less what the kernel declares itself; and what one call asked
+        entry[0].max_dynamic_shared_size_bytes = entry[1] = shared  # for, another that needs less must not take back
+    entry[0](grid, block, ready, shared_mem=shared)
 
 
 def _argument(kernel: str, p: Parameter, a: Any, real: np.dtype) -> Any:
