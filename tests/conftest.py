@@ -1,8 +1,33 @@
 """Shared by the tests: the device that the CUDA kernels' tests run on."""
 
+import contextlib
+import importlib
 import os
+import threading
 
 import pytest
+
+
+def pytest_collection_finish(session):
+    """The emulated device compiles for minutes the first time: on another core, ahead of the tests."""
+    from tinygen.kernels.cuda import host
+
+    if "TINYGEN_HOSTCUDA" in os.environ:  # under a sanitizer a few are wanted, not all
+        return
+    emulated = any("emulated" in item.nodeid for item in session.items)
+    if emulated and not session.config.option.collectonly and host.compiler() and (os.cpu_count() or 1) > 1:
+        threading.Thread(target=_build_ahead, daemon=True).start()
+
+
+def _build_ahead():
+    from tinygen.kernels import cuda
+    from tinygen.kernels.cuda import host
+
+    for path in sorted(cuda.KERNELS.glob("*/*.cu")):
+        with contextlib.suppress(Exception):  # a source that does not compile is for its own test to say
+            module = importlib.import_module(f"tinygen.kernels.{path.parent.name}.{path.stem}")
+            for defines in module.BUILDS:
+                host.build(f"{path.parent.name}/{path.name}", cuda.flags(defines))
 
 
 @pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])

@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,17 @@ def build_text(text: str, kernels: dict[str, Signature], defines: tuple[str, ...
     text += "\n" + "\n".join(shim(k) for k in kernels.values())
     whole = "\0".join([text, (HERE / "hostcuda.hpp").read_text(), *options, _version(cxx)])
     target = CACHE / f"{hashlib.sha256(whole.encode()).hexdigest()[:32]}.so"
-    if target.exists():
-        return target
+    with _turns.setdefault(target, threading.Lock()):  # who wants what another thread is building waits for it
+        if not target.exists():
+            _compile(cxx, text, options, target)
+    return target
+
+
+_turns: dict[Path, threading.Lock] = {}
+
+
+def _compile(cxx: str, text: str, options: list[str], target: Path) -> None:
+    """The shared library of a text, whole or not at all: two processes may build it at once."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         cpp, made = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
@@ -79,8 +89,7 @@ def build_text(text: str, kernels: dict[str, Signature], defines: tuple[str, ...
         done = subprocess.run([cxx, "-x", "c++", str(cpp), *options, "-o", str(made)], capture_output=True, text=True)
         if done.returncode:
             raise BuildError(f"g++ does not compile the kernel:\n{done.stderr.strip()[:4000]}")
-        made.replace(target)  # whole or not at all: two processes may build it at once
-    return target
+        made.replace(target)
 
 
 @cache
