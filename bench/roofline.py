@@ -146,7 +146,8 @@ def lines(groups: list[dict[str, Any]], ceilings: dict[str, float], most: int = 
 # ---- the picture
 
 COLOURS = {
-    "conv2d": "#2b6cb0", "conv2d_input_grad": "#4299e1", "conv2d_weight_grad": "#90cdf4", "conv_transpose2d": "#3182ce",
+    "conv2d": "#2b6cb0", "conv2d_add": "#2c5282", "conv2d_input_grad": "#4299e1",
+    "conv2d_weight_grad": "#90cdf4", "conv_transpose2d": "#3182ce",
     "group_norm": "#2f855a", "group_norm_grad": "#68d391", "batch_norm": "#2f855a", "batch_norm_grad": "#68d391",
     "attention": "#b7791f", "attention_grad": "#ecc94b", "matmul": "#805ad5", "optimiser": "#c53030",
     "random numbers": "#ed8936",

@@ -196,7 +196,9 @@ def test_the_roofline_of_a_run():
     from bench import in_tinygen
 
     settings = cases.settings("ddpm", "small", widths=(8, 8), groups=2, batch_size=2)
-    groups = roofline.watch(in_tinygen.KINDS["ddpm_step"]("", **settings), 2)
+    step = in_tinygen.KINDS["ddpm_step"]("", **settings)
+    step()  # what is compiled first would drown the rest
+    groups = roofline.watch(step, 2)
     named = {g["op"] for g in groups}
     assert {"conv2d", "conv2d_weight_grad", "group_norm_grad", "optimiser", "random numbers", "rest"} <= named
     assert all(g["ms"] >= 0 and g["calls"] >= 1 for g in groups)
