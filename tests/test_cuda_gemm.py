@@ -8,7 +8,7 @@ import pytest
 
 from tinygen.kernels import gemm
 from tinygen.kernels.gemm import cuda as launcher
-from tinygen.kernels.gemm import round_to
+from tinygen.kernels.gemm import loops, round_to
 
 RNG = np.random.default_rng(0)
 UNIT = {np.float32: 2.0**-24, np.float64: 2.0**-53}
@@ -41,6 +41,7 @@ def test_small(precision, xp):
     a, b, bias = normal(5, 21), normal(21, 3), normal(3)
     y = gemm.matmul(xp.asarray(a), xp.asarray(b), precision, xp.asarray(bias))
     held(xp.asnumpy(y), a, b, precision, bias)
+    held(loops.product(round_to(a, precision), round_to(b, precision), bias), a, b, precision, bias)
 
 
 @pytest.mark.tiny
