@@ -108,7 +108,8 @@ def runs(name: str):
     implementations = [{"impl": "law"}, {"impl": "kernel"}] if hasattr(made, "takes") else [{}]
 
     def one(label, inputs, attrs, seed):
-        theirs = functools.partial(twin, **made.defaults | attrs)
+        # in float64 there is one precision
+        theirs = functools.partial(twin, **{k: v for k, v in (made.defaults | attrs).items() if k != "precision"})
         for how in implementations:
             if how.get("impl") == "kernel" and name == "attention" and inputs[3:] and _is_float(inputs[3]):
                 continue  # its kernel takes boolean masks only
@@ -149,6 +150,11 @@ def _conv2d(rng):
     if rng.random() < 0.3:
         attrs["padding"] = "same"
     return (x, w, b if rng.random() < 0.5 else None), attrs
+
+
+def _conv2d_add(rng):
+    (x, w, b), attrs = _conv2d(rng)
+    return (x, w, b, rng.standard_normal(ops.conv2d(x, w, **attrs).shape)), attrs
 
 
 def _conv2d_grads(which):
@@ -243,8 +249,9 @@ def _last_axis(rng):
 
 
 SWEEP = {
-    "conv2d": _conv2d, "conv2d_input_grad": _conv2d_grads("x"), "conv2d_weight_grad": _conv2d_grads("w"),
-    "conv_transpose2d": _conv_transpose2d, "matmul": _matmul, "group_norm": _norm(True), "layer_norm": _norm(False),
+    "conv2d": _conv2d, "conv2d_add": _conv2d_add, "conv2d_input_grad": _conv2d_grads("x"),
+    "conv2d_weight_grad": _conv2d_grads("w"), "conv_transpose2d": _conv_transpose2d, "matmul": _matmul,
+    "group_norm": _norm(True), "layer_norm": _norm(False),
     "batch_norm": _norm(False), "attention": _attention, "sum_pool2d": _pool, "max_pool2d": _pool, "fir": _fir,
     "resize_bilinear": _bilinear, "softmax": _last_axis, "log_softmax": _last_axis, "cumsum": _last_axis,
     **{name: _reduction for name in ("sum", "mean", "norm", "logsumexp", "max", "min")},

@@ -334,6 +334,7 @@ TWINS = {
     "resize_bilinear_adjoint": resize_bilinear_adjoint,
     # convolutions, norms, attention
     "conv2d": conv2d, "conv2d_input_grad": conv2d_input_grad, "conv2d_weight_grad": conv2d_weight_grad,
+    "conv2d_add": lambda x, w, b, r, **attrs: conv2d(x, w, b, **attrs) + r,
     "conv_transpose2d": conv_transpose2d, "group_norm": group_norm, "batch_norm": batch_norm,
     "layer_norm": lambda x, w=None, b=None, *, eps: F.layer_norm(x, x.shape[-1:], w, b, eps), "attention": attention,
     "softmax_cross_entropy": softmax_cross_entropy,
