@@ -75,7 +75,7 @@ _spread_vectors = columns(_spread_step, 3, 4, 0)
 # direction is compiled with what it needs and no more.
 
 
-@njit(**_FLAGS)
+@njit(**_FLAGS, inline="always")
 def _moments(about_mean, at, L, n, c, x, g, h, constants, one, two):
     if about_mean:
         _moments_vectors(at, L, n, c, (x, constants[0], one, two))
@@ -83,7 +83,7 @@ def _moments(about_mean, at, L, n, c, x, g, h, constants, one, two):
         _total_vectors(at, L, n, c, (x, one))
 
 
-@njit(**_FLAGS)
+@njit(**_FLAGS, inline="always")
 def _pulls(silu, at, L, n, c, x, g, h, constants, one, two):
     if silu:
         _pull_silu_vectors(at, L, n, c, (x, g, h, constants[0], constants[1], constants[2], one, two))
@@ -91,7 +91,7 @@ def _pulls(silu, at, L, n, c, x, g, h, constants, one, two):
         _pull_vectors(at, L, n, c, (x, g, constants[0], one, two))
 
 
-@njit(**_FLAGS)
+@njit(**_FLAGS, inline="always")
 def _applied(silu, at, L, n, c, x, h, y, constants):
     if silu:
         _silu_vectors(at, L, n, c, (x, y, constants[0], constants[1], constants[2]))
@@ -99,7 +99,7 @@ def _applied(silu, at, L, n, c, x, h, y, constants):
         _apply_vectors(at, L, n, c, (x, y, constants[0], constants[1], constants[2]))
 
 
-@njit(**_FLAGS)
+@njit(**_FLAGS, inline="always")
 def _spread(silu, at, L, n, c, x, h, y, constants):
     _spread_vectors(at, L, n, c, (x, h, y, constants[0], constants[1], constants[2], constants[3]))
 
