@@ -187,9 +187,9 @@ def _forward(x, w, b, eps, silu, L, W, parts, y, mean, rstd, first, last):
         for about_mean in (False, True):
             sums[0][lo:hi] = 0
             sums[1][lo:hi] = 0
-            _sum_moments(about_mean, xf, xf, xf, at, L, W, rows, lo, hi, constants, halves, sums)
-            if rest:
-                _sum_moments(about_mean, tail, tail, tail, 0, L, W, 1, 0, rest, constants, halves, sums)
+            for k in range(1 + (rest > 0)):  # one call, in a loop: it is compiled where it stands
+                v, start, count, left, right = (tail, 0, 1, 0, rest) if k else (xf, at, rows, lo, hi)
+                _sum_moments(about_mean, v, v, v, start, L, W, count, left, right, constants, halves, sums)
             _fold(sums, C)
             for k in own:
                 channels = range(k * width, (k + 1) * width)
@@ -209,9 +209,10 @@ def _forward(x, w, b, eps, silu, L, W, parts, y, mean, rstd, first, last):
                         a[c] = rstd[s, k] * w[c]
                         shift[c] = b[c] - d * rstd[s, k] * w[c]
             _repeat(constants, C)
-        _map_applied(silu, xf, xf, yf, at, L, W, rows, lo, hi, constants)
+        for k in range(1 + (rest > 0)):
+            v, to, start, count, left, right = (tail, out, 0, 1, 0, rest) if k else (xf, yf, at, rows, lo, hi)
+            _map_applied(silu, v, v, to, start, L, W, count, left, right, constants)
         if rest:
-            _map_applied(silu, tail, tail, out, 0, L, W, 1, 0, rest, constants)
             _copy(y[s], rows * L, out, 0, rest)
 
 
@@ -239,11 +240,13 @@ def _backward(g, x, w, b, silu, L, W, parts, mean, rstd, gx, gw, gb, first, last
         # h, the gradient at the norm's output, waits in gx for the second pass
         sums[0][lo:hi] = 0
         sums[1][lo:hi] = 0
-        _sum_pulls(silu, xf, gf, gxf, at, L, W, rows, lo, hi, constants, halves, sums)
         if rest:
             _copy(tail, 0, x[s], rows * L, rest)
             _copy(g_tail, 0, g[s], rows * L, rest)
-            _sum_pulls(silu, tail, g_tail, out, 0, L, W, 1, 0, rest, constants, halves, sums)
+        for k in range(1 + (rest > 0)):
+            start, count, left, right = (0, 1, 0, rest) if k else (at, rows, lo, hi)
+            v, gv, to = (tail, g_tail, out) if k else (xf, gf, gxf)
+            _sum_pulls(silu, v, gv, to, start, L, W, count, left, right, constants, halves, sums)
         _fold(sums, C)
         for k in own:
             r, e = rstd[s, k], mean[s, k] - centre[k * width]
@@ -257,9 +260,11 @@ def _backward(g, x, w, b, silu, L, W, parts, mean, rstd, gx, gw, gb, first, last
                 shift[c] = r * r * (c2 / n)
                 constant[c] = r * (c1 / n) - e * r * r * (c2 / n)
         _repeat(constants, C)
-        _map_spread(silu, xf, h, gxf, at, L, W, rows, lo, hi, constants)
+        for k in range(1 + (rest > 0)):
+            start, count, left, right = (0, 1, 0, rest) if k else (at, rows, lo, hi)
+            v, hv, to = (tail, h_tail, out) if k else (xf, h, gxf)
+            _map_spread(silu, v, hv, to, start, L, W, count, left, right, constants)
         if rest:
-            _map_spread(silu, tail, h_tail, out, 0, L, W, 1, 0, rest, constants)
             _copy(gx[s], rows * L, out, 0, rest)
 
 
