@@ -33,7 +33,8 @@ def _library(kind):
 def _fixed_places():
     """A prefix that keeps memory where it always is: placed at random, it may lie where ThreadSanitizer has its own."""
     try:
-        return ("setarch", "-R") if subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode == 0 else ()
+        works = subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode == 0
+        return ("setarch", "-R") if works else ()
     except OSError:
         return ()
 
