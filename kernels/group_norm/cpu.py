@@ -115,8 +115,9 @@ def _summing(these):
             two[lo:hi] = 0
             end = min(begin + _RUN, rows)
             for start in range(begin, end, _STEP):
+                n = min(_STEP, end - start)
                 for c in range(lo, hi, W):
-                    these(how, at + start * L + c, L, min(_STEP, end - start), c, x, g, h, constants, one, two)
+                    these(how, at + start * L + c, L, n, c, x, g, h, constants, one, two)
             for j in range(lo, hi):
                 first[j] += one[j]
             for j in range(lo, hi):
@@ -131,8 +132,9 @@ def _mapping(this):
     @njit(**_FLAGS)
     def map_(how, x, h, y, at, L, W, rows, lo, hi, constants):
         for start in range(0, rows, _STEP):
+            n = min(_STEP, rows - start)
             for c in range(lo, hi, W):
-                this(how, at + start * L + c, L, min(_STEP, rows - start), c, x, h, y, constants)
+                this(how, at + start * L + c, L, n, c, x, h, y, constants)
 
     return map_
 
