@@ -87,6 +87,38 @@ def test_a_loaded_state_is_taken_over(device):  # noqa: F811
     assert run.graph is not None and trace(model, run) == first
 
 
+def test_a_model_that_moves_is_recorded_again(device):  # noqa: F811
+    """To the CPU and back, with its optimiser and averages: as if it had stayed."""
+    one, two = Tiny().to(device), Tiny().to(device)
+    run = tg.capture(one.step)
+    first = trace(one, run, 4)
+    one.to("cpu")
+    elsewhere = trace(one, run, 2)
+    one.to(device)
+    found = trace(one, run, 5)
+    assert run.graph is not None and run.replays == 2 + 3
+    step = plainly(two, device)
+    assert first == trace(two, step, 4)
+    for s, e in zip(elsewhere, trace(two, step, 2)):
+        assert s["loss"] == pytest.approx(e["loss"], rel=1e-4)
+    for s, e in zip(found, trace(two, step, 5)):
+        assert s["loss"] == pytest.approx(e["loss"], rel=1e-4)
+
+
+def test_uneven_streams_are_not_recorded(device, monkeypatch):  # noqa: F811
+    """A draw whose step doubles from call to call cannot be known ahead."""
+    model = Tiny().to(device)
+
+    def step(batch, rng):
+        scalars = model.step(batch, rng)
+        rng.normal("odd", 2**model.iteration, (3,), device=device)
+        return scalars
+
+    with pytest.warns(CaptureWarning, match="random stream 'odd' are uneven: 2, 4, 8"):
+        trace(model, tg.capture(step, model), 4)
+    assert model.iteration == 4
+
+
 def test_other_shapes_run_plainly_and_say_so(device):  # noqa: F811
     model = Tiny().to(device)
     run = tg.capture(model.step)

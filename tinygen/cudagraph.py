@@ -16,7 +16,8 @@ State that the step replaces (running statistics) is copied back into the place 
 the graph. All memory the graph uses comes from a pool of its own, which nobody else is given memory from.
 
 Whatever does not go into a graph, such as reading a value or an operation that depends on a number that Python changes,
-is found by comparing calls, or by CUDA: then a warning says what and where, and the step runs as it always did.
+is found by comparing three calls, or by CUDA: then a warning says what, and the step runs as it always did. What is the
+same in those three calls and changes later cannot be found: such a number must be a Tensor.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def capture(step: Callable, model: Module | None = None) -> Capture:
     """The step as one CUDA graph, after a few calls; on the CPU just the step.
 
     step(*args) -> a Tensor or a dict, tuple or list of them and of numbers. args: Tensors, dataclasses, dicts, tuples
-    and lists of them, Rngs, and anything that stays equal. model: the module whose state the step changes; where step
-    is a method of a module, that module.
+    and lists of them, Rngs, and anything that stays equal; NumPy arrays among them are not looked at, and a step that
+    uses one must get a Tensor instead. model: the module whose state the step changes; where step is a method of a
+    module, that module.
 
     The Tensors that come back are overwritten by the next call. A call with other shapes than were recorded, and every
     call of a step that cannot be recorded, runs operation by operation, and says so once (CaptureWarning).
@@ -67,19 +69,23 @@ class Capture:
         self.replays = 0
         self._last: _Watch | None = None
         self._tries = 0
-        self._device = ""
+        self._device = "cpu"
         self._stream: Any = None
         self._pool: Any = None
 
     def __call__(self, *args: Any) -> Any:
         inputs, fixed = _open(args)
         arrays = [t.data for t in inputs]
-        self._device = self._device or self._found(inputs)
+        if self._device == "cpu":  # until now
+            self._device = self._found(inputs)
         if self._device == "cpu":
             return self.step(*args)
         if self.reason is not None:
             return self._plainly(args, inputs)
         shapes = [(a.shape, str(a.dtype)) for a in arrays]
+        if self.graph is not None and self._moved():
+            self.graph, self._device = None, "cpu"
+            return self(*args)
         if self.graph is not None:
             if shapes == self._shapes and fixed == self._fixed:
                 return self._replay(arrays)
@@ -179,7 +185,7 @@ class Capture:
                     raise
                 graph = self._stream.end_capture()
                 recorded.finish()
-            why = recorded.differs(watch)
+            why = recorded.differs(watch) or recorded.uneven(watch, last)
             if why is not None:
                 raise _Unlike(why)
         except Exception as error:  # whatever was refused: the step itself has just shown that it runs
@@ -190,11 +196,18 @@ class Capture:
             return
         before.restore()
         self._optimizers, self._shapes, self._fixed = recorded.optimizers, shapes, fixed
+        self._boards = [o.board for o in recorded.optimizers]
         self._state = [(t, arrays[k]) for k, t in state.items()]
         self.graph = graph
         self._last = None
 
     # the calls after
+
+    def _moved(self) -> bool:
+        """Has the model gone to another device since the recording, or come back from one?"""
+        if any(t.data is not a and t.device != self._device for t, a in self._state):
+            return True
+        return any(o.board is not board for o, board in zip(self._optimizers, self._boards))
 
     def _calls(self) -> int:
         """How many calls after the last watched one this is: by a counter of the model, which may have been loaded
@@ -298,6 +311,17 @@ class _Watch:
             return "two calls updated by different optimisers"
         if len({id(o) for o in self.optimizers}) < len(self.optimizers):
             return "an optimiser takes several steps in one call"
+        return None
+
+
+    def uneven(self, last: _Watch, before: _Watch) -> str | None:
+        """What did not move on from `last` to this call by as much as from the call before that."""
+        for (_, name, c), (_, _, b), (_, _, a) in zip(self.draws, last.draws, before.draws):
+            if c - b != b - a:
+                return f"the steps of the random stream {name!r} are uneven: {a}, {b}, {c}"
+        for at, c in self.counts.items():
+            if c - last.counts[at] != last.counts[at] - before.counts[at]:
+                return f"{at[1]} counts unevenly: {before.counts[at]}, {last.counts[at]}, {c}"
         return None
 
 

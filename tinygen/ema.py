@@ -28,7 +28,7 @@ class EMA:
             raise ValueError(f"EMA: decay is in [0, 1), not {decay}.")
         self._module, self.decay, self.warm_up, self.updates = module, decay, warm_up, 0
         self.shadow = {k: t.data.copy() for k, t in self.tensors().items()}
-        self._board: Any = None  # on a device: of what no optimiser averages
+        self.board: Any = None  # on a device: of what no optimiser averages
 
     def tensors(self) -> dict[str, Tensor]:
         """What is averaged, by name: the module's parameters and buffers."""
@@ -43,8 +43,8 @@ class EMA:
         update needs before every launch; an optimiser that carries the average does it."""
         decay = self.next_decay()
         self.updates += 1
-        if self._board is not None:
-            self._board.advance(0.0, 0.0, 1.0 - decay)
+        if self.board is not None:
+            self.board.advance(0.0, 0.0, 1.0 - decay)
         return decay
 
     def follow(self, decay: float, done=(), report: Any = None) -> None:
@@ -65,14 +65,14 @@ class EMA:
     def _follow_there(self, decay: float, pairs: list, report: Any) -> None:
         if not pairs:
             return
-        if self._board is None:
+        if self.board is None:
             from .kernels.cuda.multi import Board
 
-            self._board = Board("EMA", [[shadow for shadow, _ in pairs]])
-            self._board.advance(0.0, 0.0, 1.0 - decay)
-        self._board.follow([[shadow for shadow, _ in pairs]])
+            self.board = Board("EMA", [[shadow for shadow, _ in pairs]])
+            self.board.advance(0.0, 0.0, 1.0 - decay)
+        self.board.follow([[shadow for shadow, _ in pairs]])
         values = [cuda.ready(value) for _, value in pairs]
-        self._board.run("cuda/multi.cu", "average", self._board.place(values), self._board.numbers, report)
+        self.board.run("cuda/multi.cu", "average", self.board.place(values), self.board.numbers, report)
 
     def update(self) -> None:
         """Average in the module's present values."""
@@ -95,7 +95,7 @@ class EMA:
 
     def to(self, device: str) -> EMA:
         """Move the averages, in place, to where the module is: Module.to does it for those that it holds."""
-        self.shadow, self._board = {k: backend.move(a, device) for k, a in self.shadow.items()}, None
+        self.shadow, self.board = {k: backend.move(a, device) for k, a in self.shadow.items()}, None
         return self
 
     def state(self) -> dict[str, np.ndarray]:

@@ -130,7 +130,7 @@ class Optimizer:
         self.params, self.lr, self.clip_norm, self.ema = dict(params), lr, clip_norm, ema
         self.steps = 0
         self.norm: Any = None
-        self._board: Any = None  # on a device: kernels/cuda/multi.py
+        self.board: Any = None  # on a device: kernels/cuda/multi.py
         tracked = {} if ema is None else ema.tensors()
         self._averaged = {k for k, p in self.params.items() if tracked.get(k) is p}  # by the update's own pass
         xp = backend.array_module([p.data for p in params.values()])
@@ -172,15 +172,15 @@ class Optimizer:
         lr = self.lr(self.steps) if callable(self.lr) else self.lr
         self.steps += 1
         decay = 0.0 if self.ema is None else self.ema.advance()
-        if self._board is not None:
-            self._board.advance(*self._numbers(float(lr), decay))
-            self.norm = None if self.clip_norm is None else self._board.norm  # as it will be after the launch
+        if self.board is not None:
+            self.board.advance(*self._numbers(float(lr), decay))
+            self.norm = None if self.clip_norm is None else self.board.norm  # as it will be after the launch
         return lr, decay
 
     def check(self) -> float:
         """After a recorded step on a device was launched: wait for it -> the gradients' norm. Raises NonFiniteError if
         the step was refused (it has been counted, but nothing was updated)."""
-        norm, bad = self._board.verdict()
+        norm, bad = self.board.verdict()
         if bad:
             names = list(self.params)
             self._refuse([names[k] for k in bad])
@@ -198,11 +198,11 @@ class Optimizer:
         moments = (list(self.moments[slot].values()) if slot in self.moments else [None] * len(names)
                    for slot in self._rows)
         columns = [[p.data for p in self.params.values()], *moments, self._average() or [None] * len(names)]
-        if self._board is None:
+        if self.board is None:
             from .kernels.cuda.multi import Board
 
-            self._board = Board(type(self).__name__, columns)
-        board, before = self._board, (self.steps, self.norm, 0 if self.ema is None else self.ema.updates)
+            self.board = Board(type(self).__name__, columns)
+        board, before = self.board, (self.steps, self.norm, 0 if self.ema is None else self.ema.updates)
         board.follow(columns)
         _, decay = (0.0, 0.0) if recorded else self.advance()
         arrays = [cuda.ready(grads[k].data) for k in names]
@@ -251,7 +251,7 @@ class Optimizer:
         """Move the state, in place, to where the parameters are: Module.to does it for the optimisers that it holds."""
         self.moments = {slot: {k: backend.move(a, device) for k, a in group.items()}
                         for slot, group in self.moments.items()}
-        self._board, self._memo = None, {}
+        self.board, self._memo = None, {}
         return self
 
     def state(self) -> dict[str, np.ndarray]:
