@@ -154,5 +154,5 @@ def test_the_rectifiers_use_it(slope):
 def test_other_arrays_are_refused():
     with pytest.raises(TypeError, match="float32 or float64, not int64"):
         K.silu_forward(np.arange(3))
-    with pytest.raises(TypeError, match="were given a builtins.list"):
+    with pytest.raises(TypeError, match="was given a builtins.list"):
         K.gate([1.0], [1.0], slope=0.0)

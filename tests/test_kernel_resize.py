@@ -106,7 +106,7 @@ def test_results_do_not_depend_on_threads():
 
 
 def test_other_arrays_are_refused():
-    with pytest.raises(TypeError, match="float32 or float64; cast|float32 or float64, not int64"):
+    with pytest.raises(TypeError, match="float32 or float64, not int64"):
         resize.nearest(np.zeros((1, 1, 1, 1), int), scale=(2, 2))
     with pytest.raises(TypeError, match="numpy arrays and was given a builtins.list"):
         concat.forward([1.0], [1.0], axis=0)

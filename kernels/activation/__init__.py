@@ -1,42 +1,17 @@
 """The activations that cost more than a pass over memory: SiLU, GELU, the rectifiers' slopes. Derivation: README.md.
 
-The seam: the functions here look at what kind of array came and hand it to the code for that device. All take arrays
+The functions here hand an array to the code for its device. All take arrays
 of any one shape, float32 or, on the CPU, float64 alike, and return a new contiguous one; other dtypes and kinds of
 array raise TypeError.
 """
 
-from functools import cache
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tinygen.kernels.cuda import is_device
+from tinygen.kernels.seam import Seam
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-@cache
-def _backend(kind: type) -> ModuleType:
-    if issubclass(kind, np.ndarray):
-        # Here, so that Numba is loaded by the first call and not by import.
-        from tinygen.kernels.activation import cpu
-
-        return cpu
-    if is_device(kind):
-        from tinygen.kernels.activation import cuda
-
-        return cuda
-    raise TypeError("the activation kernels run on NumPy's arrays and a device's, and were given a "
-                    f"{kind.__module__}.{kind.__qualname__}; use the law (impl='law').")
-
-
-def _module(x: Any) -> ModuleType:
-    kind: Any = type(x)
-    module = _backend(kind)
-    if x.dtype not in _FLOATS:
-        raise TypeError(f"the activation kernels take float32 or float64, not {x.dtype}: cast the input.")
-    return module
+_module = Seam("activation")
 
 
 def silu_forward(x: Any) -> Any:

@@ -1,13 +1,12 @@
 """Adam and AdamW: parameters, their two moments and optionally their moving averages, in one pass."""
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import numpy as np
 
-from tinygen.kernels.cuda import is_device
+from tinygen.kernels.seam import Seam
 
-_cpu: ModuleType | None = None
+_seam = Seam("adam")
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 
@@ -37,20 +36,9 @@ def step(
     by the caller, in which their addresses are remembered). m and v are zero before the first step. The gradient
     used is scale * g. weight_decay: added to the gradient as an L2 penalty, or with `decoupled` taken off p itself
     as in AdamW (Loshchilov and Hutter 2019). ema, if given, becomes ema_decay * ema + (1 - ema_decay) * p for the
-    updated p. Raises ValueError or TypeError for arrays that do not fit, NotImplementedError for arrays of another
-    kind.
+    updated p. Raises ValueError or TypeError for arrays that do not fit.
     """
-    global _cpu
-    first = p[0] if isinstance(p, list) else p
-    if type(first) is np.ndarray:
-        if _cpu is None:
-            from . import cpu as _cpu  # compiles with Numba: not before it is needed
-        kernels = _cpu
-    elif is_device(type(first)):
-        from . import cuda as kernels
-    else:
-        raise NotImplementedError(f"adam has kernels for numpy arrays and a GPU's in use, not {type(first).__name__}.")
-    assert kernels is not None
+    kernels = _seam.of(type(p[0] if isinstance(p, list) else p))
     if t < 1:
         raise ValueError(f"adam counts its steps from 1, but t={t}: its bias correction divides by zero.")
     kernels.step(p, g, m, v, ema, lr, beta1, beta2, eps, weight_decay, decoupled, t, scale, ema_decay, memo)

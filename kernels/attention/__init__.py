@@ -1,41 +1,12 @@
 """Scaled dot-product attention (Vaswani et al. 2017, eq. 1). Derivation: README.md.
 
-The seam: the functions here look at what kind of array came and hand it to the code for that device.
+The functions here hand an array to the code for its device.
 """
-from functools import cache
-from types import ModuleType
 from typing import Any
 
-import numpy as np
+from tinygen.kernels.seam import Seam
 
-from tinygen.kernels.cuda import is_device
-
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-@cache
-def _backend(kind: type) -> ModuleType:
-    if issubclass(kind, np.ndarray):
-        # Here, so that Numba is loaded by the first call and not by import.
-        from tinygen.kernels.attention import cpu
-
-        return cpu
-    if is_device(kind):
-        from tinygen.kernels.attention import cuda
-
-        return cuda
-    raise TypeError(
-        f"the attention kernel runs on numpy arrays and was given a {kind.__module__}."
-        f"{kind.__qualname__}; move the data to the cpu or the GPU in use, or use the law (impl='law')."
-    )
-
-
-def _module(x: Any) -> ModuleType:
-    kind: Any = type(x)
-    module = _backend(kind)
-    if x.dtype not in _FLOATS:
-        raise TypeError(f"the attention kernel takes float32 or float64, not {x.dtype}: cast the input.")
-    return module
+_module = Seam("attention")
 
 
 def forward(q: Any, k: Any, v: Any, mask: Any, *, causal: bool, scale: float,

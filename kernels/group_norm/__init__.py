@@ -1,39 +1,12 @@
 """Group normalisation (Wu and He 2018, eq. 1-3, 7), with SiLU fused in if asked. Derivation: README.md.
 
-The seam: the functions here look at what kind of array came and hand it to the code for that device.
+The functions here hand an array to the code for its device.
 """
-from functools import cache
-from types import ModuleType
 from typing import Any
 
-import numpy as np
+from tinygen.kernels.seam import Seam
 
-from tinygen.kernels.cuda import is_device
-
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-@cache
-def _backend(kind: type) -> ModuleType:
-    if issubclass(kind, np.ndarray):
-        # Here, so that Numba is loaded by the first call and not by import.
-        from tinygen.kernels.group_norm import cpu
-
-        return cpu
-    if is_device(kind):
-        from tinygen.kernels.group_norm import cuda
-
-        return cuda
-    raise TypeError(f"the group-norm kernel runs on NumPy's arrays and a device's, and was given a {kind.__module__}."
-                    f"{kind.__qualname__}.")
-
-
-def _module(x: Any) -> ModuleType:
-    kind: Any = type(x)
-    module = _backend(kind)
-    if x.dtype not in _FLOATS:
-        raise TypeError(f"the group-norm kernel takes float32 or float64, not {x.dtype}: cast the input.")
-    return module
+_module = Seam("group_norm")
 
 
 def forward(x: Any, w: Any, b: Any, *, groups: int, eps: float, silu: bool) -> tuple[Any, Any]:

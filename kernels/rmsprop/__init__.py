@@ -1,13 +1,12 @@
 """RMSprop: parameters, their state and optionally their moving averages, in one pass."""
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import numpy as np
 
-from tinygen.kernels.cuda import is_device
+from tinygen.kernels.seam import Seam
 
-_cpu: ModuleType | None = None
+_seam = Seam("rmsprop")
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 
@@ -36,21 +35,9 @@ def step(
     the caller, in which their addresses are remembered). v, buf and avg are zero before the first step. buf, the
     velocity, may be None where momentum is 0; avg, the mean gradient, makes it the centred form (Graves 2013) where
     it is given. The gradient used is scale * g + weight_decay * p. ema, if given, becomes ema_decay * ema + (1 -
-    ema_decay) * p for the updated p. Raises ValueError or TypeError for arrays that do not fit, NotImplementedError
-    for arrays on a device.
+    ema_decay) * p for the updated p. Raises ValueError or TypeError for arrays that do not fit.
     """
-    global _cpu
-    first = p[0] if isinstance(p, list) else p
-    if type(first) is np.ndarray:
-        if _cpu is None:
-            from . import cpu as _cpu  # compiles with Numba: not before it is needed
-        kernels = _cpu
-    elif is_device(type(first)):
-        from . import cuda as kernels
-    else:
-        kind = type(first).__name__
-        raise NotImplementedError(f"rmsprop has kernels for numpy arrays and a GPU's in use, not {kind}.")
-    assert kernels is not None
+    kernels = _seam.of(type(p[0] if isinstance(p, list) else p))
     if buf is None and momentum != 0:
         raise ValueError(f"rmsprop with momentum {momentum} needs buf, an array like p for the velocity.")
     kernels.step(p, g, v, buf, avg, ema, lr, alpha, eps, momentum, weight_decay, scale, ema_decay, memo)

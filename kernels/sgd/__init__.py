@@ -1,13 +1,12 @@
 """Stochastic gradient descent: parameters, their velocities and optionally their moving averages, in one pass."""
 
 from collections.abc import Sequence
-from types import ModuleType
 
 import numpy as np
 
-from tinygen.kernels.cuda import is_device
+from tinygen.kernels.seam import Seam
 
-_cpu: ModuleType | None = None
+_seam = Seam("sgd")
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 
@@ -34,19 +33,9 @@ def step(
     caller, in which their addresses are remembered). buf may be None where momentum is 0; step 1 sets it to the
     gradient whatever it held. The gradient used is scale * g + weight_decay * p. Sutskever et al. 2013, in
     PyTorch's form. ema, if given, becomes ema_decay * ema + (1 - ema_decay) * p for the updated p. Raises
-    ValueError or TypeError for arrays that do not fit, NotImplementedError for arrays of another kind.
+    ValueError or TypeError for arrays that do not fit.
     """
-    global _cpu
-    first = p[0] if isinstance(p, list) else p
-    if type(first) is np.ndarray:
-        if _cpu is None:
-            from . import cpu as _cpu  # compiles with Numba: not before it is needed
-        kernels = _cpu
-    elif is_device(type(first)):
-        from . import cuda as kernels
-    else:
-        raise NotImplementedError(f"sgd has kernels for numpy arrays and a GPU's in use, not {type(first).__name__}.")
-    assert kernels is not None
+    kernels = _seam.of(type(p[0] if isinstance(p, list) else p))
     if buf is None and momentum != 0:
         raise ValueError(f"sgd with momentum {momentum} needs buf, an array like p for the velocity.")
     if nesterov and momentum == 0:

@@ -1,41 +1,14 @@
 """Softmax, its logarithm, and cross-entropy over the last axis, one pass of each row. Derivation: README.md.
 
-The seam: the functions here look at what kind of array came and hand it to the code for that device. Arrays (…, K) are
-float32, or on the CPU float64; other dtypes and kinds of array raise TypeError.
+The functions here hand an array to the code for its device. Arrays (…, K) are float32, or on the CPU float64; other
+dtypes and kinds of array raise TypeError.
 """
 
-from functools import cache
-from types import ModuleType
 from typing import Any
 
-import numpy as np
+from tinygen.kernels.seam import Seam
 
-from tinygen.kernels.cuda import is_device
-
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-@cache
-def _backend(kind: type) -> ModuleType:
-    if issubclass(kind, np.ndarray):
-        # Here, so that Numba is loaded by the first call and not by import.
-        from tinygen.kernels.softmax import cpu
-
-        return cpu
-    if is_device(kind):
-        from tinygen.kernels.softmax import cuda
-
-        return cuda
-    raise TypeError(f"the softmax kernels run on numpy arrays and were given a {kind.__module__}.{kind.__qualname__}; "
-                    "move the data to the cpu or the GPU in use, or use the law (impl='law').")
-
-
-def _module(x: Any) -> ModuleType:
-    kind: Any = type(x)
-    module = _backend(kind)
-    if x.dtype not in _FLOATS:
-        raise TypeError(f"the softmax kernels take float32 or float64, not {x.dtype}: cast the input.")
-    return module
+_module = Seam("softmax")
 
 
 def softmax(x: Any) -> Any:
